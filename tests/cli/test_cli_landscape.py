@@ -4,8 +4,9 @@ import pytest
 from typer.testing import CliRunner
 
 from resnet_paths.cli import app
+from resnet_paths.data import digits
 from resnet_paths.landscape import Surface
-from resnet_paths.models import cifar_resnet, save_checkpoint
+from resnet_paths.models import cifar_resnet, load_model, save_checkpoint
 
 SMALL = ["--limit", "10", "--points", "3"]
 
@@ -95,6 +96,11 @@ def test_a_picture_before_the_end(checkpoints, tmp_path, monkeypatch) -> None:
         (["--gates", "0,1,2"], "with --gates, got 3"),
         (["--gates", "0", "--line"], "--gates without --line"),
         (["--batchnorm", "moving"], "'--batchnorm': 'moving' is not one of"),
+        (["--line", "--y-range", "0:1"], "--y-range only with two axes"),
+        (["--gates", "0", "--seed", "3"], "--seed only with random directions, got --gates"),
+        (["--to", "a", "--normalise", "layer"], "--normalise only with random directions, got --to"),
+        (["--loss", "perplexity"], "expected a metric for targets"),
+        (["--loss", "mse"], "'--loss': 'mse' is not one of 'error', 'loss'"),
         (["--normalise", "row"], "'--normalise': 'row' is not one of"),
     ],
 )
@@ -103,3 +109,18 @@ def test_wrong_use_gives_one_line(checkpoints, arguments: list[str], message: st
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_another_loss_than_the_usual_one(checkpoints, tmp_path) -> None:
+    given = ("--model", checkpoints[0], "--line", *SMALL)
+    result = run(*given, "--loss", "soft_error", "--json", out=tmp_path)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["loss"] == "soft_error"
+    model, data = load_model(checkpoints[0]), digits("test").subset(slice(0, 10))
+    surface = Surface.load(tmp_path / "landscape.npz")
+    probability = model(data.x).softmax(1)[range(10), data.labels].detach()
+    assert surface.loss == "soft_error"
+    assert surface.values["loss"][1] == pytest.approx(float(1 - probability.mean()), rel=1e-5)
+    assert "Surface of soft_error" in run(*given, "--loss", "soft_error", out=tmp_path).stdout
+    assert "Loss surface" in run(*given, out=tmp_path).stdout

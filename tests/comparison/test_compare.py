@@ -11,10 +11,11 @@ import torch
 from helpers import randomise_norms
 from references.other_data import case
 from resnet_paths import cifar_resnet, compare, drop_blocks, gradient_by_length, single_deletions, unroll
-from resnet_paths.comparison import Comparison, match_blocks
+from resnet_paths.comparison import Comparison, PartSettings, match_blocks
 from resnet_paths.data import digits
 from resnet_paths.graph.errors import NoBlocksError, UnrollError
-from resnet_paths.lesion import linear_cka
+from resnet_paths.landscape import curvature_operator, extreme_eigenvalues, loss_surface, random_direction
+from resnet_paths.lesion import block_values, linear_cka
 from resnet_paths.network import plain_layers
 from resnet_paths.plot import plot_comparison
 from resnet_paths.sweep import SweepError
@@ -233,3 +234,33 @@ def test_other_data_than_images_are_compared_by_a_metric_that_fits() -> None:
         compare(models, one.data, parts=(), progress=False)
     with pytest.raises(ValueError, match=r"pass parts=\(\)"):
         compare(models, one.data, metric="perplexity", progress=False)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "numbers", "masks", "series"])
+def test_parts_of_other_data_are_those_of_the_functions(kind: str) -> None:
+    one = case(kind)
+    few = one.data.subset([0, 1])
+    net = unroll(one.model, few.x)
+    models = {"full": net, "smaller": unroll(drop_blocks(net, [1]), few.x)}
+    settings = PartSettings(images=5, surface_points=3, reach=0.5, latency_batch=2, latency_seconds=0.0)
+    parts = ["recommended", "shapley", "surface", "curvature", "latency"]
+    part = one.data.subset(slice(0, 5))
+    record = compare(models, one.data, metric=one.metric, parts=parts, settings=settings, draws=1, progress=False)
+    for place, own in enumerate(models.values()):
+        plane, steps = [random_direction(own.model, seed=seed) for seed in (1, 2)], [-0.5, 0.0, 0.5]
+        surface = loss_surface(own.model, part, directions=plane, x=steps, y=steps, progress=False)
+        np.testing.assert_allclose(record.surface[place], surface.values["loss"], rtol=1e-9)
+        extremes = extreme_eigenvalues(curvature_operator(own.model, part))
+        assert record.largest_eigenvalue[place] == pytest.approx(extremes.largest, rel=1e-6)
+        values = block_values(own, part, metric=one.metric, progress=False).values
+        np.testing.assert_allclose(record.shapley[place][np.isfinite(record.shapley[place])], values, atol=1e-9)
+
+
+def test_parts_that_some_data_do_not_have_are_refused_with_those_that_they_have() -> None:
+    flags, tokens = case("flags"), case("tokens")
+    twice = {"progress": False, "draws": 1}
+    with pytest.raises(ValueError, match=r"flags; pass parts=\['latency'\]"):
+        compare([flags.model] * 2, flags.data, metric=flags.metric, parts=["surface", "latency"], **twice)
+    nets = [unroll(tokens.model, tokens.data.subset([0, 1]).x)] * 2
+    with pytest.raises(ValueError, match=r"for contributions, got Examples.*pass parts=\['latency'\]"):
+        compare(nets, tokens.data, metric="perplexity", parts=["contributions", "latency"], **twice)

@@ -322,7 +322,7 @@ def test_losses_that_curvature_cannot_take_are_refused_in_a_line() -> None:
     with pytest.raises(ValueError, match="expected a loss that is a mean over samples or positions, got 'perplexity'"):
         curvature_operator(one.model, one.data, loss="perplexity")
     with pytest.raises(ValueError, match=r"at the positions of targets \(7, 5\).*give loss= a metric") as error:
-        curvature_operator(one.model, one.data, parameters=["head.bias"]) @ torch.ones(8).double()
+        curvature_operator(one.model, one.data, parameters=["head.bias"], loss="cross_entropy") @ torch.ones(8).double()
     assert "\n" not in str(error.value)
     ignored = Examples(one.data.inputs, torch.full_like(one.data.targets, -100))
     with pytest.raises(ValueError, match="at least one target that counts"):
@@ -375,3 +375,87 @@ def test_no_targets_are_needed_to_compare_with_the_origin() -> None:
         outputs = [moved(one.model, [(step, direction)])(one.data.x) for step in (0.0, 0.5)]
     expected = 1 - F.cosine_similarity(outputs[0], outputs[1]).mean()
     np.testing.assert_allclose(line.values["cosine_distance"], [0, float(expected)], rtol=1e-9, atol=1e-12)
+
+
+def _targets(kind: str, seed: int) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    if kind == "numbers":
+        return torch.randn(8, 3, generator=draw, dtype=torch.float64)
+    if kind == "shares":
+        return torch.rand(8, 3, generator=draw, dtype=torch.float64).softmax(1)
+    return torch.randint(0, 3, (8,), generator=draw)
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+@pytest.mark.parametrize("kind", ["numbers", "shares", "classes"])
+def test_the_loss_of_curvature_follows_the_targets_as_that_of_surfaces(kind: str, batches: int) -> None:
+    """Against torch's own Hessian of the loss, and the surface's value at the origin."""
+    model = case("flags").model
+    x, targets = torch.randn(8, 4, dtype=torch.float64), _targets(kind, 0)
+    of = F.mse_loss if kind == "numbers" else F.cross_entropy
+    names = ["3.bias"]
+    exact = torch.func.hessian(lambda bias: of(torch.func.functional_call(model, {"3.bias": bias}, (x,)), targets))(
+        model.get_parameter("3.bias").detach()
+    )
+    parts = zip(x.chunk(batches), targets.chunk(batches), strict=True)
+    found = curvature_operator(model, list(parts), parameters=names).dense()
+    torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-12)
+    line = loss_surface(model, (x, targets), directions=random_direction(model), x=[0.0], progress=False)
+    assert line.values["loss"][0] == pytest.approx(float(of(model(x), targets)), rel=1e-9)
+    at = eigenvalue_surface(
+        model, (x, targets), directions=random_direction(model), x=[0.0], parameters=names, progress=False
+    )
+    assert at.values["largest"][0] == pytest.approx(float(torch.linalg.eigvalsh(exact)[-1]), rel=1e-6)
+
+
+def test_the_loss_of_curvature_of_texts_is_that_of_the_next_token() -> None:
+    one = case("tokens")
+    usual, named = (
+        curvature_operator(one.model, one.data, parameters=["head.bias"], loss=loss).dense()
+        for loss in (None, "next_token_loss")
+    )
+    assert torch.equal(usual, named)
+
+
+def test_numbers_of_which_some_batches_look_like_flags_are_numbers() -> None:
+    model, x = case("flags").model, torch.randn(4, 4, dtype=torch.float64)
+    targets = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [0.3, 2.0, -1.0], [4.0, 0.5, 0.1]]).double()
+    matrices = [
+        curvature_operator(model, batches, parameters=["3.bias"], loss=loss).dense()
+        for batches in ([(x, targets)], [(x[:2], targets[:2]), (x[2:], targets[2:])])
+        for loss in (None, "squared_error")
+    ]
+    for matrix in matrices[1:]:
+        torch.testing.assert_close(matrix, matrices[0])
+    with pytest.raises(ValueError, match="one usual loss, got targets that are flags; pass loss="):
+        curvature_operator(model, (x[:2], targets[:2]), parameters=["3.bias"])
+
+
+def test_class_numbers_that_a_model_has_no_outputs_for_are_refused_in_a_line() -> None:
+    """Also where the first examples have labels that it has."""
+    model, x = case("numbers").model, torch.randn(6, 4, dtype=torch.float64)
+    labels = torch.tensor([0, 0, 0, 0, 0, 1])
+    with pytest.raises(ValueError, match="labels below 1, the number of the model's outputs"):
+        curvature_operator(model, (x, labels), parameters=["3.bias"]).dense()
+    previews: list[object] = []
+    with pytest.raises(ValueError, match="a model with one output and integer targets from 0 to 1; pass the targets"):
+        loss_surface(
+            model, (x, labels), directions=random_direction(model), x=[0.0, 0.5, 1.0], preview=previews.append,
+            progress=False,
+        )  # fmt: skip
+    assert not previews
+
+
+def test_a_preview_waits_for_a_cell_that_has_values() -> None:
+    model, data = case("numbers").model, case("numbers").data
+
+    def fails(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        raise ArithmeticError("never")
+
+    seen: list[object] = []
+    with pytest.raises(RuntimeError, match="never"):
+        loss_surface(
+            model, data, directions=random_direction(model), x=[0.0, 0.5, 1.0], loss=fails, preview=seen.append,
+            progress=False,
+        )  # fmt: skip
+    assert not seen

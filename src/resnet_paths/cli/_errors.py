@@ -74,7 +74,13 @@ class _Options:
                 raise ValueError(
                     f"expected a value for {self.named(name)}, got {value!r}; leave it out for the default"
                 )
-        ranges = {"count": rp.arguments.ranges.NONE_OR_MORE}  # of blocks to drop, in every command
+        # of blocks to drop and of goals of plans, in every command
+        ranges = {
+            "count": rp.arguments.ranges.NONE_OR_MORE,
+            "latency": rp.arguments.ranges.INSIDE,
+            "disagreement": rp.arguments.ranges.INSIDE,
+            "rise": rp.arguments.ranges.NOT_NEGATIVE,
+        }
         rp.arguments.check_arguments(self.command, given, ranges, self.named)
         for name, value in given.items():
             for place in self._extras(name):

@@ -176,7 +176,8 @@ def _certified(plan: rp.tradeoff.DropPlan) -> str:
 def _metric_table(plan: rp.tradeoff.DropPlan) -> Table:
     """The metric of a goal instead of accuracies."""
     full, clock = plan.points[0], plan.clock
-    rows = table(f"Time for {clock.batch}, {clock.runtime}; {full.metric} on {_certified(plan)}")
+    nouns = plan.images["certify"].nouns
+    rows = table(f"Time for {clock.batch} {nouns}, {clock.runtime}; {full.metric} on {_certified(plan)}")
     rows.add_column("", no_wrap=True)
     rows.add_column("gone", justify="right", no_wrap=True)
     rows.add_column("latest block", no_wrap=True)

@@ -30,7 +30,7 @@ Surfaces = dict[str, "rp.landscape.Surface"]
 @command(
     "resnet-paths landscape --limit 100 --points 9",
     "resnet-paths landscape --model skip.safetensors --twin plain.safetensors --log",
-    "resnet-paths landscape --gates layer1.0,layer2.3",
+    "resnet-paths landscape --gates layer1.0,layer2.3 --loss soft_error",
 )
 def landscape(
     subject: Subject,
@@ -80,6 +80,7 @@ def landscape(
                 _draw({**surfaces, name: surface}, log, out)
 
             options: rp.landscape.CellOptions = {
+                "loss": cells.loss,
                 "settings": settings,
                 "journal": cells.journal,
                 "executor": executor,
@@ -96,10 +97,11 @@ def landscape(
                 surfaces[name] = rp.landscape.loss_surface(one, data, directions=directions, x=x, y=y, **options)
     written = _write(surfaces, log, html, out)
     rows = {name: _numbers(surface) for name, surface in surfaces.items()}
+    loss = surfaces[subject.model].loss
     if as_json:
-        typer.echo(json_text({"surfaces": rows, "files": [str(path) for path in written]}))
+        typer.echo(json_text({"loss": loss, "surfaces": rows, "files": [str(path) for path in written]}))
         return
-    show(screen, _table(rows))
+    show(screen, _table(rows, loss))
     screen.print(f"Written: {', '.join(str(path) for path in written)}")
 
 
@@ -110,6 +112,11 @@ def _check_ways(twin: str | None, axes: Axes) -> None:
         raise ValueError(
             "expected --twin with random directions or gates, got --to: no line leads from a twin to that checkpoint"
         )
+    if axes.flat and axes.y_span is not None:
+        raise ValueError("expected --y-range only with two axes, got a line; leave it out")
+    for option, given, usual in (("--seed", axes.seed, 0), ("--normalise", axes.normalise, "filter")):
+        if given != usual and (axes.to or axes.gates):
+            raise ValueError(f"expected {option} only with random directions, got --{'to' if axes.to else 'gates'} too")
     if axes.line and axes.gates:
         raise ValueError("expected --gates without --line: one block gives a line, two give a plane")
 
@@ -203,8 +210,8 @@ def _numbers(surface: rp.landscape.Surface) -> dict[str, Any]:
     }
 
 
-def _table(rows: dict[str, dict[str, Any]]) -> Table:
-    shown = table("Loss surface", [""], list(rows))
+def _table(rows: dict[str, dict[str, Any]], loss: str) -> Table:
+    shown = table("Loss surface" if loss == "loss" else f"Surface of {loss}", [""], list(rows))
     for number in next(iter(rows.values())):
         cells = [row.get(number) for row in rows.values()]
         shown.add_row(number, *("" if cell is None else f"{cell:.4g}" for cell in cells))

@@ -43,8 +43,11 @@ def lesion(
         ),
     ] = None,
     accuracy_drop: Annotated[
-        float, typer.Option(help="Allowed increase in error when choosing blocks, as a share of images.", min=0)
-    ] = 0.01,
+        float | None,
+        typer.Option(
+            help="Allowed increase in error when choosing blocks, as a share of images (default: 0.01).", min=0
+        ),
+    ] = None,
     out: Out = Path("results/lesion"),
     as_json: Json = False,
 ) -> None:
@@ -60,11 +63,13 @@ def lesion(
     if studied.study == "single" and isinstance(images, rp.ImageData) and studied.metric is not None:
         raise ValueError("expected --study single without --metric for images, which it does not use; leave it out")
     if studied.study != "single" or not isinstance(images, rp.ImageData):
+        _check_nothing_to_choose(studied.study, count, accuracy_drop, images)
         _study(net, images, studied, out, screen, as_json)
         return
     running: rp.lesion.StudyOptions = {"batch_size": studied.batch_size, "journal": studied.journal}
     record = rp.single_deletions(net, images, **running)
-    chosen = _choose(net, images, count, accuracy_drop, studied.seed, running)
+    allowed = 0.01 if accuracy_drop is None else accuracy_drop
+    chosen = _choose(net, images, count, allowed, studied.seed, running)
     report = _dropped(net, images, chosen, studied.seed, running)
     picture = rp.plot.save(
         rp.plot.plot_single_deletions(record, chance=1 - 1 / len(images.classes)), out / "lesion.png"
@@ -78,8 +83,21 @@ def lesion(
         show(screen, _comparison(report))
         screen.print(f"[dim]The code: drop_blocks(model, {chosen})[/dim]")
     else:
-        screen.print(_nothing_dropped(count, accuracy_drop))
+        screen.print(_nothing_dropped(count, allowed))
     screen.print(f"Written: {picture} and {out / 'lesion.csv'}")
+
+
+def _check_nothing_to_choose(
+    study: str, count: int | None, accuracy_drop: float | None, data: rp.data.InMemory
+) -> None:
+    """Refuse to choose blocks in a study that drops none."""
+    for option, given in (("--count", count), ("--accuracy-drop", accuracy_drop)):
+        if given is not None:
+            use = "single deletions of images" if study != "single" else "images of one class each"
+            raise ValueError(
+                f"expected {option} only for {use}, got --study {study} of {data.nouns}; leave it out, or plan with "
+                "resnet-paths plan"
+            )
 
 
 def _study(

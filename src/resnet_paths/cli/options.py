@@ -192,8 +192,11 @@ class Axes:
 
 @dataclass(frozen=True)
 class Cells:
-    """How each cell is computed: the fields of `resnet_paths.landscape.CellSettings`, and the device."""
+    """What is measured at each cell and how: `resnet_paths.landscape.CellOptions` and the fields of `CellSettings`."""
 
+    loss: Annotated[
+        MetricName | None, typer.Option(help="What is plotted (default: the loss that fits the targets).")
+    ] = None
     batchnorm: Annotated[NormStatistics, typer.Option(help="Batch-norm statistics.")] = "frozen"
     batch_size: Annotated[int | None, typer.Option(help="Batch size (default: fits the cache).", min=1)] = None
     dtype: Annotated[

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..choices import ComparedPart
-from ..data import InMemory, as_data
+from ..data import InMemory
 from ..data.fitting import target_kinds, usual_metric
 from ..data.metrics import METRICS, Metric
 from ..graph.inputs import placed
@@ -167,17 +167,22 @@ def _batch(net: Network, model: int, plan: Measuring) -> tuple[torch.Tensor, tor
     return placed(images.x, net.model), images.targets.to(next(net.model.parameters()).device)
 
 
+def one_class_each(data: InMemory) -> bool:
+    """Whether there are gradients of the cross-entropy: of one class each, by an input that has a gradient."""
+    x = data.x
+    return "class" in target_kinds(data) and isinstance(x, torch.Tensor) and x.is_floating_point()
+
+
 def _lengths(net: Network, model: int, plan: Measuring) -> Values:
     """The share of each path length among all paths, (n + 1,), and in the gradient of each image, (n + 1, images).
 
-    A plain network has no paths: NaN for all of them. Gradients are those of the cross-entropy; examples without one
-    class each, and inputs without gradients such as tokens, have NaN instead.
+    A plain network has no paths: NaN for all of them. Gradients are those of the cross-entropy; where there is none
+    (:func:`one_class_each`) they are NaN instead.
     """
     rows, share = plan.most + 1, np.full((plan.most + 1, plan.gradient_images), np.nan)
     if not isinstance(net, UnrolledNetwork):
         return {"paths": np.full(rows, np.nan), "share": share}
-    x = plan.images_of(model, 1).x
-    if "class" in target_kinds(plan.images[model]) and isinstance(x, torch.Tensor) and x.is_floating_point():
+    if one_class_each(plan.images[model]):
         share = gradient_by_length(net, *_batch(net, model, plan)).share.double().cpu().numpy()
     return {
         "paths": _padded(path_lengths(net).probability, plan.most + 1, 0.0),
@@ -237,7 +242,7 @@ def _surface(net: Network, model: int, plan: Measuring) -> Values:
     """
     network = unwrap(net.model)
     plane = [random_direction(network, seed=2 * plan.seed + axis) for axis in (1, 2)]
-    data = as_data(plan.images_of(model, plan.settings.images))
+    data = plan.images_of(model, plan.settings.images)
     evaluate = CellEvaluator(WeightSpace(network, plane), data, named_metrics(["loss"], data))
     steps = surface_steps(plan.settings)
     loss = np.array([[evaluate([x, y])["loss"] for x in steps] for y in steps])
@@ -280,5 +285,9 @@ PARTS: Mapping[ComparedPart, Callable[[Network, int, Measuring], Values]] = {
     "curvature": _curvature,
 }
 """Latency is not among them: models are timed in turn, and anew whenever they are compared."""
+OF_CLASSES: frozenset[ComparedPart] = frozenset({"contributions", "effective"})
+"""Parts that need one class each, and inputs that have gradients."""
+OF_LOSS: frozenset[ComparedPart] = frozenset({"surface", "curvature"})
+"""Parts that need targets with one usual loss."""
 _ON_FAST = {"contributions", "effective", "recommended", "shapley"}
 """Parts that only run the network, and so its fast copy; the others move its own weights."""

@@ -18,12 +18,13 @@ from torch import nn
 
 from ..arguments import checked
 from ..choices import ComparedPart, MetricName
-from ..data import ImageData, ImageSource, InMemory
+from ..data import ImageSource, InMemory
 from ..data.fitting import data_for
 from ..data.metrics import Metric, metric_named
 from ..graph.errors import NoBlocksError
 from ..graph.eval_mode import check_eval
 from ..graph.inputs import call_model, placed
+from ..landscape.cell_metrics import usual_loss_name
 from ..lesion.evaluate import Network
 from ..models.load import load_model
 from ..network import unroll
@@ -33,7 +34,7 @@ from ..sweep.result import last_line
 from ..tradeoff import latencies_in_turn
 from .checkpoints import checkpoints_in, told_apart
 from .matching import match_blocks
-from .measuring import PARTS, Measuring, comparing, surface_steps
+from .measuring import OF_CLASSES, OF_LOSS, PARTS, Measuring, comparing, one_class_each, surface_steps
 from .paired import statistics
 from .record import Comparison
 from .settings import PartSettings
@@ -127,10 +128,8 @@ def compare(
     if len(named) < 2:
         raise ValueError(f"expected at least two models, got {len(named)}")
     images = _images(data, named, metric)
-    if parts and not all(isinstance(part, ImageData) for part in images.values()):
-        raise ValueError(
-            f"expected images with one class each for the parts {list(parts)}, got other data; pass parts=()"
-        )
+    for one in images.values():
+        _check_parts(parts, one)
     networks = [_network(name, model, images[name]) for name, model in named.items()]
     matches = match_blocks(networks, [part.subset(slice(0, _ALIGNED_IMAGES)).x for part in images.values()])
     name, function = metric_named(metric)
@@ -202,6 +201,23 @@ def _images(data: Any, models: Mapping[str, nn.Module | Network], metric: Metric
     return images
 
 
+def _check_parts(parts: Sequence[ComparedPart], data: InMemory) -> None:
+    """Refuse parts that some data do not have, before any model is measured."""
+    others = [part for part in parts if part not in OF_CLASSES]
+    if len(others) < len(parts) and not one_class_each(data):
+        advice = f"parts={others}" if others else "parts=()"
+        raise ValueError(
+            f"expected inputs of floats with one class each for {', '.join(sorted(OF_CLASSES & set(parts)))}, got "
+            f"{data!r}; pass {advice}"
+        )
+    if OF_LOSS & set(parts):
+        try:
+            usual_loss_name(data)
+        except ValueError as error:
+            others = [part for part in parts if part not in OF_LOSS]
+            raise ValueError(f"{str(error).partition(';')[0]}; pass parts={others or '()'}") from None
+
+
 def _network(name: str, model: nn.Module | Network, images: InMemory) -> Network:
     """The network of a model, refused now rather than after hours on those before it."""
     if isinstance(model, nn.Module):
@@ -243,6 +259,6 @@ def _latencies(plan: Measuring, confidence: float) -> dict[str, np.ndarray]:
     }
 
 
-def _call(model: nn.Module, x: torch.Tensor) -> Any:
+def _call(model: nn.Module, x: Any) -> Any:
     """A model on its own input: models may read images of different sizes."""
-    return lambda _: call_model(model, x)
+    return lambda *_, **__: call_model(model, x)

@@ -50,13 +50,19 @@ def check_labels(logits: torch.Tensor, labels: torch.Tensor) -> None:
         )
     if len(labels) and bool((labels == -1).all()):
         raise ValueError(
-            "expected labelled images for this, got images without labels; pass pairs (images, labels), or use a "
+            "expected labels for this, got data without; pass pairs of inputs and labels, or use a "
             "metric without labels: disagreement, soft_disagreement or divergence"
+        )
+    if logits.shape[1] == 1 and len(labels) and bool((labels != 0).any()):
+        raise ValueError(
+            f"expected a logit for each class, got a model with one output and integer targets from "
+            f"{int(labels.min())} to {int(labels.max())}; pass zeros and ones as bool, for the metric "
+            "multilabel_error, and numbers as floats, for squared_error"
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         raise ValueError(
             f"expected labels from 0 to {logits.shape[1] - 1}, one for each of the model's logits, got "
-            f"{int(labels.min())} to {int(labels.max())}; pass images of the classes that the model was trained on"
+            f"{int(labels.min())} to {int(labels.max())}; pass data of the classes that the model was trained on"
         )
 
 

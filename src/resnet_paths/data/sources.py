@@ -314,10 +314,25 @@ def _takes_split(function: Any) -> bool:
     return "split" in inspect.signature(function).parameters
 
 
+def _check_callable(function: Any, spec: str) -> None:
+    """Refuse a function with arguments that nothing here could give it."""
+    required = [
+        name
+        for name, one in inspect.signature(function).parameters.items()
+        if name != "split" and one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    if required:
+        raise ValueError(
+            f"expected {spec} to be a function without arguments, or of split alone, got {', '.join(required)}; name a "
+            "function that calls it with them"
+        )
+
+
 def _of_function(spec: str, asked: _Options, model: nn.Module | None) -> InMemory:
     """The data that the user's function returns."""
     function, name = _function(spec), spec.rpartition(":")[2]
     takes_split = _takes_split(function)
+    _check_callable(function, spec)
     arguments = {"split": asked.split or "test"} if takes_split else {}
     value = function(**arguments)
     labelled = asked.labelled and not isinstance(value, Examples)

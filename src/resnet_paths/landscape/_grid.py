@@ -143,7 +143,7 @@ def evaluate_grid(
             progress=options.get("progress", True),
         )
         cells.add(part, result)
-        if preview is not None:
+        if preview is not None and cells.some:
             preview(surface())
     cells.check()
     return surface()
@@ -168,13 +168,18 @@ class _Cells:
         self._seconds[index] = result.seconds
         self._failures |= {part[place]: error for place, error in result.errors.items()}
 
+    @property
+    def some(self) -> bool:
+        """Whether any cell has values."""
+        return bool(self._finished.any())
+
     def check(self) -> None:
         """Say which cells failed; when all did, there is no surface."""
         if not self._failures:
             return
         count, (place, error) = len(self._failures), next(iter(self._failures.items()))
         said = f"{count} of {self._finished.size} cells failed, the first at (row, column) {place}: {last_line(error)}"
-        if not self._finished.any():
+        if not self.some:
             raise RuntimeError(f"expected a surface, but {said}\n{error}")
         warn(f"{said}; see the surface's `failures`", RuntimeWarning)
 

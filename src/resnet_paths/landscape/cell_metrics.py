@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..choices import MetricName
 from ..data import ExampleMetric, ImageSource, InMemory, as_examples
-from ..data.fitting import check_fits, smooth, target_kinds, usual_metric
+from ..data.fitting import check_fits, target_kinds, usual_metric
 from ..data.metrics import Metric, cross_entropy, example_parts, metric_named
 
 Loss = MetricName | ExampleMetric | Callable[[torch.Tensor, Any], torch.Tensor]
@@ -68,18 +69,48 @@ def loss_name(functions: Mapping[str, Metric]) -> str:
 
 
 def usual_loss(data: InMemory) -> Metric:
+    """The loss that fits some targets, as a metric: see :func:`usual_loss_name`."""
+    name = usual_loss_name(data)
+    if name != "cross_entropy":
+        return metric_named(name)[1]
+    return _Loss(cross_entropy if "class" in target_kinds(data) else _of_shares)
+
+
+def usual_loss_name(data: InMemory) -> MetricName | Literal["cross_entropy"]:
     """The loss that fits some targets: cross-entropy of classes, labels, pixels or next tokens, or the squared error.
+
+    Rows of shares of classes, which sum to one (soft labels), are compared by cross-entropy, as PyTorch does.
 
     Raises:
         ValueError: there are no targets.
+
+    Example:
+        >>> from resnet_paths.data import Examples
+        >>> usual_loss_name(Examples(torch.zeros(3, 2), torch.zeros(3)))
+        'squared_error'
     """
+    if isinstance(data.targets, torch.Tensor) and are_shares(data.targets):
+        return "cross_entropy"
     usual = usual_metric(data)
     if not data.labelled:
         raise ValueError(
             f"expected targets with one usual loss, got {data.nouns} without targets; pass loss=, a function of "
             "outputs and targets that returns one value per example"
         )
-    return _Loss(cross_entropy) if usual == "soft_error" else metric_named(smooth(usual))[1]
+    if usual == "multilabel_error":
+        return "multilabel_loss"
+    return "cross_entropy" if usual == "soft_error" else usual
+
+
+def are_shares(targets: torch.Tensor) -> bool:
+    """Whether targets are shares of classes, (examples, classes): none is negative, and each row sums to one."""
+    if targets.ndim != 2 or targets.shape[1] < 2 or not targets.is_floating_point() or not len(targets):
+        return False
+    return bool((targets >= 0).all()) and bool(((targets.double().sum(1) - 1).abs() < 1e-3).all())
+
+
+def _of_shares(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(outputs, targets.to(outputs.dtype), reduction="none")
 
 
 def _chosen(loss: Loss) -> Metric:
@@ -98,7 +129,8 @@ class _Loss:
     @property
     def name(self) -> str:
         """The function's; cross-entropy is simply ``loss``."""
-        return "loss" if self._loss is cross_entropy else getattr(self._loss, "__name__", type(self._loss).__name__)
+        known = self._loss is cross_entropy or self._loss is _of_shares
+        return "loss" if known else getattr(self._loss, "__name__", type(self._loss).__name__)
 
 
 def needs_origin(metrics: Mapping[str, Metric]) -> bool:

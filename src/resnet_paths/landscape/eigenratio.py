@@ -22,6 +22,7 @@ from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
 from ..provenance import provenance
 from ._grid import Coordinates, SurfaceOptions, along, evaluate_grid, grid_along
+from .cell_metrics import usual_loss_name
 from .directions import Direction, direction_from
 from .hessian import extreme_eigenvalues
 from .mean_loss import SampleLoss
@@ -60,7 +61,7 @@ def eigenvalue_surface(
     y: Coordinates | None = None,
     kind: Kind = "hessian",
     parameters: Sequence[str] | None = None,
-    loss: SampleLoss = "cross_entropy",
+    loss: SampleLoss | None = None,
     settings: EigenvalueSettings = EigenvalueSettings(),
     **options: Unpack[SurfaceOptions],
 ) -> Surface:
@@ -78,7 +79,7 @@ def eigenvalue_surface(
         y: increasing coordinates along the second direction; same default.
         kind: ``"hessian"`` or ``"gauss_newton"``.
         parameters: as in :func:`curvature_operator`.
-        loss: as in :func:`curvature_operator`.
+        loss: as in :func:`curvature_operator`; by default that which fits the targets.
         settings: how eigenvalues are computed; see :class:`EigenvalueSettings`.
         **options: journal, executor, progress and preview; see :class:`SurfaceOptions`.
 
@@ -111,7 +112,7 @@ def eigenvalue_surface(
     chosen = _directions(network, directions)
     grid = grid_along(chosen, x, y)
     names = None if parameters is None else tuple(check_parameters(network, parameters))
-    matrix = _Matrix(network, chosen, data, kind, names, loss, settings)
+    matrix = _Matrix(network, chosen, data, kind, names, usual_loss_name(data) if loss is None else loss, settings)
     facts = {
         **along(chosen),
         "batchnorm": "frozen",

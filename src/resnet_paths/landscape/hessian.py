@@ -308,7 +308,7 @@ def block_eigenvalues(
     *,
     blocks: Mapping[str, Sequence[str]] | None = None,
     kind: Kind = "hessian",
-    loss: SampleLoss = "cross_entropy",
+    loss: SampleLoss | None = None,
     batch_size: int = 256,
     tolerance: float = 1e-2,
     max_restarts: int = 100,

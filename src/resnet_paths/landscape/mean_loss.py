@@ -39,12 +39,18 @@ class MeanLoss(nn.Module):
             raise ValueError(f"expected 'cross_entropy' or a function of output and target, got {loss!r}")
         self.loss = nn.CrossEntropyLoss(reduction="none") if isinstance(loss, str) else loss
         self._by_label = isinstance(self.loss, nn.CrossEntropyLoss | nn.NLLLoss) and self.loss.reduction == "none"
-        self._weight = 1.0
+        self._weight, self._labels = 1.0, 0
         if self._by_label and samples:
             total = sum(self._weights(target) for target in targets)
             if not total > 0:
                 raise ValueError("expected labels that count, got only ignored ones; the mean over none is not defined")
             self._weight = total / samples
+            counted = [target[target != self._ignored] for target in targets if not target.is_floating_point()]
+            self._labels = 1 + max((int(labels.max()) for labels in counted if labels.numel()), default=-1)
+
+    @property
+    def _ignored(self) -> int:
+        return int(getattr(self.loss, "ignore_index", _IGNORED))
 
     def _weights(self, target: Any) -> float:
         """The sum of the weights of a batch's labels."""
@@ -56,7 +62,7 @@ class MeanLoss(nn.Module):
             )
         if target.is_floating_point():  # probabilities of classes, (batch, classes, ...): none is ignored
             return float(target.numel() / target.shape[1]) if target.ndim > 1 else 1.0
-        counted = target[target != getattr(self.loss, "ignore_index", _IGNORED)]
+        counted = target[target != self._ignored]
         weight = getattr(self.loss, "weight", None)
         return float(len(counted) if weight is None else weight.to(counted.device)[counted].double().sum())
 
@@ -69,6 +75,11 @@ class MeanLoss(nn.Module):
         target = getattr(target, "value", target)
         if self._by_label:
             _check_shapes(output, target)
+            if output.shape[1] < self._labels:
+                raise ValueError(
+                    f"expected labels below {output.shape[1]}, the number of the model's outputs, for cross-entropy, "
+                    f"got {self._labels - 1}; targets that are numbers are passed as floats"
+                )
         values: torch.Tensor = self.loss(output, target)
         if self._by_label:
             return values.flatten(1).sum(1) if values.ndim > 1 else values

@@ -31,6 +31,7 @@ from ..imports import first_import
 from ..network import UnrolledNetwork
 from ..network.unrolled import model_of
 from ..provenance import Provenance, provenance
+from .cell_metrics import usual_loss_name
 from .mean_loss import LossFunction, MeanLoss, MetricLoss, SampleLoss, batch_length, loss_function
 from .symmetry import check_symmetry, reparametrised
 
@@ -218,7 +219,7 @@ def curvature_operator(
     *,
     kind: Kind = "hessian",
     parameters: Sequence[str] | None = None,
-    loss: SampleLoss = "cross_entropy",
+    loss: SampleLoss | None = None,
     batch_size: int = 256,
 ) -> CurvatureOperator:
     """The Hessian or the generalised Gauss-Newton matrix of the mean loss as a linear operator.
@@ -236,10 +237,12 @@ def curvature_operator(
             iterable; see :func:`~resnet_paths.data.as_batches`); it is read once and kept.
         kind: ``"hessian"`` or ``"gauss_newton"``.
         parameters: names of the parameters; None takes all.
-        loss: ``"cross_entropy"``; a ``CrossEntropyLoss`` or ``NLLLoss`` with ``reduction="none"``, whose weights and
-            ignored label count as in its mean; a metric by name that is a mean over samples or over positions, such as
-            ``next_token_loss`` or ``squared_error``; or a function of output and target that returns one loss for each
-            sample, (batch,). Targets may be tensors, or tuples and mappings of them.
+        loss: by default that which fits the targets, as for :func:`loss_surface`: cross-entropy of classes, labels,
+            pixels or next tokens, or the squared error. Otherwise ``"cross_entropy"``; a ``CrossEntropyLoss`` or
+            ``NLLLoss`` with ``reduction="none"``, whose weights and ignored label count as in its mean; a metric by
+            name that is a mean over samples or over positions, such as ``next_token_loss`` or ``squared_error``; or a
+            function of output and target that returns one loss for each sample, (batch,). Targets may be tensors, or
+            tuples and mappings of them.
         batch_size: samples at a time, of labelled images; the numbers do not depend on it.
 
     Returns:
@@ -271,11 +274,24 @@ def curvature_operator(
     check_eval(model)
     names = check_parameters(model, parameters)
     reference = dict(model.named_parameters())[names[0]]
-    function, batches = loss_function(loss), read_batches(data, model, batch_size, reference)
+    batches = read_batches(data, model, batch_size, reference)
+    function = loss_function(_usual(batches) if loss is None else loss)
     if isinstance(function, MetricLoss):
         batches = [(x, Structured((target, Examples(x).mask), reference.device)) for x, target in batches]
         function = replace(function, positions=_positions(function, model, batches))
     return CurvatureOperator(model, batches, kind, names, function)
+
+
+def _usual(batches: list[tuple[Any, Any]]) -> SampleLoss:
+    """The loss that fits the targets of all batches, as :func:`usual_loss_name` finds it for data in one piece."""
+    filled = [(x, target) for x, target in batches if batch_length(x)]
+    if any(isinstance(target, Structured) for _, target in filled):
+        return "cross_entropy"  # which refuses them, and says what reads them
+    if all(target.is_floating_point() for _, target in filled) and len({target.shape[1:] for _, target in filled}) == 1:
+        targets = torch.cat([target for _, target in filled])  # a few may be all zero, or sum to one, by chance
+        return usual_loss_name(Examples(targets, targets))
+    names: set[SampleLoss] = {usual_loss_name(Examples(x, target)) for x, target in filled}
+    return names.pop() if len(names) == 1 else "pixel_loss"  # some batches of classes of pixels hold only two of them
 
 
 def _positions(loss: MetricLoss, model: nn.Module, batches: list[tuple[Any, Any]]) -> float:

@@ -210,7 +210,7 @@ def _hugging_face(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Mo
     transformers = _library("transformers", "hf")
     if options.pop("trust_remote_code", False):
         raise ValueError(_CODE.format("trust_remote_code=True"))
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return _of_folder(name, transformers.AutoModelForImageClassification, options)
     kind = getattr(transformers, name, None)
     if kind is None or getattr(kind, "config_class", None) is None:

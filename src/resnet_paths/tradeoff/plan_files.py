@@ -69,11 +69,14 @@ def read_plan(path: str | Path, kinds: Kinds) -> Any:
     source, named = existing_file(path, "a plan"), {**_KINDS, **{kind.__name__: kind for kind in kinds}}
     try:
         content = json.loads(source.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
         if content.pop("format") != FORMAT:
             raise ValueError("its format is another; plan again")
         plan = _rebuilt(content, named)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise ValueError(f"expected a plan written by DropPlan.save, got {path}: {error}") from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"expected a plan written by DropPlan.save, got {path}: {reason}") from error
     if not isinstance(plan, kinds[0]):
         raise ValueError(f"expected a plan written by DropPlan.save, got {path}, which contains something else")
     return plan

@@ -136,6 +136,9 @@ def check_goal(goal: Goal, search: Search, roles: Mapping[str, InMemory]) -> Non
         return
     if isinstance(goal, Rise) and isinstance(function := metric_named(goal.metric)[1], ExampleMetric):
         check_fits(function, certify)
+    searched = None if search.metric is None else metric_named(search.metric)[1]
+    if isinstance(searched, ExampleMetric) and (certify.labelled or not searched.needs_targets):
+        check_fits(searched, certify)
     if isinstance(goal, AccuracyDrop) and not roles["certify"].labelled:
         raise ValueError(
             "expected labelled images to certify a fall in accuracy, got images without labels; use a "
