@@ -322,3 +322,14 @@ def test_images_of_a_function_of_your_own(tmp_path) -> None:
         load_data(at + "raw")
     with pytest.raises(ValueError, match=r"similar names: .*parted"):
         load_data(at + "party")
+
+
+def test_a_class_that_is_twice_in_the_list_is_refused(tmp_path) -> None:
+    """Folders took the first of the two numbers, and images in memory the last."""
+    put(tmp_path, "cat/1.png", "fox/1.png")
+    with pytest.raises(ValueError, match=r"each class of .* once in the given classes, got 'cat' more than once"):
+        load_data(tmp_path, classes=["cat", "fox", "cat"])
+    two = load_data(tmp_path)
+    with pytest.raises(ValueError, match="got 'cat' more than once"):
+        two.numbered(("cat", "fox", "cat"))
+    assert two.numbered(("fox", "ant", "cat", "ant")).labels.tolist() == [2, 0], "no image is of the one named twice"

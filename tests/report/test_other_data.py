@@ -9,6 +9,7 @@ from html import unescape
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,7 @@ from resnet_paths.report.columns import meaning
 from resnet_paths.report.explained import Explained
 from resnet_paths.report.losses import loss_for
 from resnet_paths.report.measure import Measure
+from resnet_paths.report.section import Part, Section, Table
 from resnet_paths.tradeoff import AccuracyDrop, Rise
 from tiny_report import TINY
 
@@ -474,3 +476,20 @@ def test_the_command_takes_a_metric(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(app, [*given, "--metric", "error"])
     assert wrong.exit_code == 2
     assert "expected a metric for targets (20, 5) of int64" in " ".join(wrong.stderr.split())
+
+
+def test_names_that_look_like_numbers_stay_names() -> None:
+    """Blocks of a Sequential are called 1, 2, 3, and classes of folders 007 or NA."""
+    names = ["1", "007", "NA", "1e5", "True", "nan", ""]
+    frame = pd.DataFrame({"name": names, "value": np.linspace(0, 1, 7)})
+    section = Section((Part("a", (), tables=(Table.of("t", "T", frame),)),))
+    for one in (section, Section.from_json(section.to_json())):
+        assert [row["name"] for row in one.parts[0].tables[0].rows()] == names
+        assert one.parts[0].tables[0].frame()["value"].tolist() == frame["value"].tolist()
+
+
+def test_numbers_of_a_report_name_blocks_by_their_names(tmp_path: Path) -> None:
+    one, rest = case("numbers", 12), [stage.name for stage in STAGES if stage.name not in ("blocks", "lesion")]
+    report = write_report(one.model, one.data, tmp_path / "report.html", skip=rest, progress=False)
+    assert report.tables["blocks"]["name"].tolist() == ["1", "2"]
+    assert report.tables["lesion"]["name"].tolist() == ["1", "2"]

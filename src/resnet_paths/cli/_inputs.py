@@ -120,8 +120,8 @@ def only_images(data: rp.data.InMemory) -> rp.ImageData:
     """The data, if they are images; other data are refused by the commands that need pixels or classes."""
     if not isinstance(data, rp.ImageData):
         raise ValueError(
-            f"expected --data with images of one class each, got {data!r}; lesion, landscape, plan, shrink, drop "
-            "and report read other data"
+            f"expected --data with images of one class each, got {data!r}; lesion, landscape, compare, plan, "
+            "shrink, drop and report read other data"
         )
     return data
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -17,7 +17,7 @@ from ..files import write_table
 from ..tables import json_rows, json_text
 from ..text_tables import show, table
 from ._app import command
-from ._inputs import console, model_and_data, unrolled
+from ._inputs import console, model_and_examples, unrolled
 from .options import Json, Limit, Out, Place, Seed, Subject, path_option
 
 
@@ -79,13 +79,14 @@ def compare(
     """
     screen = console(quiet=as_json)
     networks: dict[str, rp.UnrolledNetwork] = {}
-    images: dict[str, rp.ImageData] = {}
+    images: dict[str, rp.data.InMemory] = {}
     for name, (spec, option) in _named(subject.model, other or []).items():
-        model, images[name] = model_and_data(replace(subject, model=spec), limit)
+        model, images[name] = model_and_examples(replace(subject, model=spec), limit)
         networks[name] = unrolled(model, images[name], option)
     if len(networks) < 2:
         raise ValueError("expected --other with a second model, or the folder of a run as --model, got neither")
-    asked = asdict(measured) | {"parts": ["contributions", *(measured.parts or [])]}
+    first = [] if measured.parts and "contributions" in measured.parts else _usual_parts(images)
+    asked = asdict(measured) | {"parts": [*first, *(measured.parts or [])]}
     record = rp.compare(
         networks,
         images,
@@ -130,6 +131,13 @@ def _named(first: str, others: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {name: (spec, option) for name, (_, spec, option) in zip(names, specs, strict=True)}
 
 
+def _usual_parts(images: Mapping[str, rp.data.InMemory]) -> list[ComparedPart]:
+    """Contributions to the logits of classes, where each example is of one class."""
+    from ..comparison.measuring import one_class_each
+
+    return ["contributions"] if all(map(one_class_each, images.values())) else []
+
+
 def _as_json(record: rp.comparison.Comparison, picture: Path, page: Path) -> dict[str, Any]:
     return {
         "images": record.images,
@@ -146,7 +154,8 @@ def _as_json(record: rp.comparison.Comparison, picture: Path, page: Path) -> dic
 
 def _table(record: rp.comparison.Comparison) -> Table:
     rows = table(
-        f"{record.metric} of {record.images} images; differences from the first model, paired by image",
+        f"{record.metric} of {record.images} {record.source.nouns}; differences from the first model, paired by "
+        f"{record.source.noun}",
         ["model"],
         ["blocks", record.metric, f"difference ({record.confidence:.0%})", "mean length", "parameters"],
     )

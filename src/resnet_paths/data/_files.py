@@ -32,7 +32,7 @@ from ..choices import Split
 from ..warned import warn
 from ._normalisation import existing, normalisation
 from ._pictures import Damaged, pixels
-from .images import ImageData
+from .images import ImageData, check_told_apart
 from .layout import SUFFIXES, Layout, held_out, layout_of, part_of_name
 
 MOST_BYTES = 64 << 30
@@ -237,6 +237,7 @@ class _Tree:
             )
 
     def _check_classes(self, entries: list[tuple[str, str]], classes: tuple[str, ...], given: bool) -> None:
+        check_told_apart((label for label, _ in entries), classes, self.name)
         unknown = sorted({label for label, _ in entries} - set(classes))
         if unknown:
             whose = "the given classes" if given else f"the classes of {self.layout.folders.get('train', 'train')}"

@@ -7,7 +7,8 @@ time an item is requested. Journals and comparisons of two models on the same im
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -174,9 +175,9 @@ class ImageData(InMemory):
         if not self.labelled:
             return replace(self, classes=classes)
         number_of = {name: number for number, name in enumerate(classes)}
-        unknown = [
-            self.classes[number] for number in self.labels.unique().tolist() if self.classes[number] not in number_of
-        ]
+        used = [self.classes[number] for number in self.labels.unique().tolist()]
+        check_told_apart(used, classes, self.name)
+        unknown = [name for name in used if name not in number_of]
         if unknown:
             raise ValueError(
                 f"expected in {self.name} no other classes than {few([*map(repr, classes)])}, got also "
@@ -230,3 +231,23 @@ class ImageData(InMemory):
             digest.update(tensor_bytes(tensor))
         digest.update(repr((self.classes, self.mean, self.std)).encode())
         return digest.hexdigest()
+
+
+def check_told_apart(used: Iterable[str], classes: Sequence[str], name: str) -> None:
+    """Refuse to number classes by a list that has one of their names twice.
+
+    Args:
+        used: the names of the images' classes.
+        classes: the list.
+        name: the source of the images.
+
+    Raises:
+        ValueError: it has.
+    """
+    counts = Counter(classes)
+    twice = sorted({one for one in used if counts[one] > 1})
+    if twice:
+        raise ValueError(
+            f"expected each class of {name} once in the given classes, got {few([*map(repr, twice)])} more than once; "
+            "give them names of their own"
+        )

@@ -7,6 +7,7 @@ with all digits, which is also what the reader downloads.
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from dataclasses import asdict, dataclass
@@ -39,11 +40,13 @@ class Table:
         name: of the file, without suffix.
         title: above the table.
         csv: the numbers in full.
+        texts: columns of texts; names such as 1, 007 and NA stay what they are.
     """
 
     name: str
     title: str
     csv: str
+    texts: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, name: str, title: str, frame: pd.DataFrame) -> Table:
@@ -53,12 +56,22 @@ class Table:
             >>> table = Table.of("two", "Two numbers", pd.DataFrame({"a": [0.1, 1 / 3]}))
             >>> table.frame()["a"].tolist() == [0.1, 1 / 3]
             True
+            >>> Table.of("two", "Two names", pd.DataFrame({"name": ["007", "NA"]})).frame()["name"].tolist()
+            ['007', 'NA']
         """
-        return cls(name, title, frame.to_csv(index=False))
+        texts = tuple(str(column) for column in frame if all(isinstance(value, str) for value in frame[column]))
+        return cls(name, title, frame.to_csv(index=False), texts)
 
     def frame(self) -> pd.DataFrame:
         """The numbers, bit-identical to those given."""
-        return pd.read_csv(io.StringIO(self.csv), float_precision="round_trip")
+        columns = next(csv.reader(io.StringIO(self.csv)), [])
+        return pd.read_csv(
+            io.StringIO(self.csv),
+            float_precision="round_trip",
+            dtype=dict.fromkeys(self.texts, str),
+            na_values={column: [""] for column in columns if column not in self.texts},
+            keep_default_na=False,
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         r"""The numbers row by row, by the names of their columns.
@@ -200,7 +213,7 @@ class Section:
         r"""The section that :meth:`to_json` wrote.
 
         Example:
-            >>> section = Section((Part("a", ("b",), tables=(Table("t", "T", "x\n1\n"),)),), warnings=("few images",))
+            >>> section = Section((Part("a", ("b",), tables=(Table("t", "T", "x\n1\n", ("x",)),)),))
             >>> Section.from_json(section.to_json()) == section
             True
         """
@@ -228,7 +241,7 @@ def _part(content: dict[str, Any]) -> Part:
         title=content["title"],
         reading=tuple(content["reading"]),
         picture=None if picture is None else Picture(**picture),
-        tables=tuple(Table(**table) for table in content["tables"]),
+        tables=tuple(Table(**table | {"texts": tuple(table["texts"])}) for table in content["tables"]),
         code=content["code"],
         explorer=content["explorer"],
         surface=content["surface"],

@@ -110,7 +110,12 @@ def headline(record: Comparison) -> Headline:
 
 def sections(record: Comparison) -> Iterator[tuple[str, str, str, Section]]:
     """(name, title, question, section) of everything that was compared."""
-    yield "models", "The models", "By how much do the models differ on the same images?", _models(record)
+    yield (
+        "models",
+        "The models",
+        f"By how much do the models differ on the same {record.source.nouns}?",
+        _models(record),
+    )
     yield "blocks", "Blocks", "Which blocks matter to one model and not to another?", _blocks(record)
     deleted = {
         "deletion": "Random blocks deleted",
@@ -119,7 +124,10 @@ def sections(record: Comparison) -> Iterator[tuple[str, str, str, Section]]:
     }
     table = Table.of("deletions", "By number of deleted blocks", record.by_deleted())
     question = "How much does each model lose as blocks are deleted?"
-    reading = ("Curves of the least damaging and of the recommended blocks are measured on one half of the images.",)
+    reading = (
+        "Curves of the least damaging and of the recommended blocks are measured on one half of the "
+        f"{record.source.nouns}.",
+    )
     yield "deletions", "Deleting several blocks", question, _curves(record, deleted, table, "deleted", reading)
     shares = {
         "gradient_share": "Share of the gradient",
@@ -141,15 +149,16 @@ def sections(record: Comparison) -> Iterator[tuple[str, str, str, Section]]:
 
 def _models(record: Comparison) -> Section:
     rows = [f"{name}: {record.metric} {_with_interval(record, model)}" for model, name in enumerate(record.models)][1:]
+    noun = record.source.noun
     reading = [
-        f"Differences from {record.models[0]}, image by image, with {percent(record.confidence)} intervals: "
+        f"Differences from {record.models[0]}, {noun} by {noun}, with {percent(record.confidence)} intervals: "
         f"{listed(rows, most=8)}.",
-        f"All models see the same {counted(record.images, 'image')}. Each interval covers its own difference.",
+        f"All models see the same {counted(record.images, noun)}. Each interval covers its own difference.",
         *latency_sentences(record),
         *_eigenvalues(record),
     ]
     table = Table.of("models", "One row per model", record.to_pandas())
-    warnings = (f"Only {counted(record.images, 'image')}.",) if record.images < 200 else ()
+    warnings = (f"Only {counted(record.images, noun)}.",) if record.images < 200 else ()
     return Section(
         (Part("Metric and size", tuple(reading), None, (table,)),), (finding(record),), warnings, headline(record)
     )

@@ -225,6 +225,8 @@ class DropPlan(Record):
             planned = self.images[role]
             if role not in roles or roles[role].fingerprint != planned.fingerprint:
                 got = f"{len(roles[role])} of {roles[role].name}" if role in roles else "none"
+                if got == f"{planned.count} of {planned.name}":
+                    got = "as many of that name that differ from them"
                 raise ValueError(
                     f"expected the {planned.nouns} to {role} that the plan used, {planned.count} of {planned.name}, "
                     f"got {got}; pass the same {planned.nouns} (and split=, if it had {planned.nouns} of its own)"
