@@ -212,3 +212,27 @@ def test_whole_numbers_for_one_output_are_told_as_numbers(labels: list[int]) -> 
     with pytest.raises(ValueError, match=r"one output and integer targets .*; pass the targets as floats") as told:
         METRICS["loss"](torch.zeros(3, 1), torch.tensor(labels), torch.zeros(3, 1))
     assert "images" not in str(told.value)
+
+
+def test_masks_of_two_classes_are_classes_of_pixels_and_their_flags_are_flags() -> None:
+    draw = torch.Generator().manual_seed(0)
+    two = torch.randint(0, 2, (5, 4, 4), generator=draw)
+    images = torch.randn(5, 3, 4, 4)
+    for targets, usual in (
+        (two, "pixel_loss"),
+        (two[:, None], "multilabel_error"),
+        (two.double(), "multilabel_error"),
+        (two[:, 0], "multilabel_error"),
+        (torch.stack([two] * 2, 1), "pixel_loss"),
+    ):
+        assert usual_metric(Examples(images, targets)) == usual
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 3)])
+def test_missing_targets_are_counted_and_refused(shape: tuple[int, ...]) -> None:
+    targets = torch.zeros(shape)
+    targets[2] = targets[4] = torch.nan
+    data = Examples(torch.zeros(6, 4), targets)
+    with pytest.raises(ValueError, match="'squared_error', got NaN in 2 of 6 examples of examples in memory; remove"):
+        check_fits(METRICS["squared_error"], data)
+    check_fits(METRICS["embedding_distance"], data)

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from references.other_data import case
 from resnet_paths import unroll
-from resnet_paths.data import ImageData, digits
+from resnet_paths.data import Examples, ImageData, digits
 from resnet_paths.landscape import curvature_operator, eigenvalue_surface, loss_surface, random_direction
 from resnet_paths.models import cifar_resnet
 from resnet_paths.network import UnrollError
@@ -76,3 +77,12 @@ def test_losses_of_a_model_are_of_its_main_output_so_that_others_are_refused(
 ) -> None:
     with pytest.raises(UnrollError, match=r"got one that uses \[1\]"):
         REFUSED[name](unroll(both, few.x[:2], output=1), few)
+
+
+def test_masks_of_two_classes_are_planned_by_their_pixels() -> None:
+    one = case("masks", 20)
+    model = torch.nn.Sequential(*list(one.model)[:-1], torch.nn.Conv2d(4, 2, 1)).double().eval()
+    data = Examples(one.data.inputs, (one.data.targets == 1).long())
+    net = unroll(model, data.x[:2])
+    plan = plan_drop(net, data, goal=Count(1), clock=Clock(batch=2, seconds=0.0), progress=False)
+    assert plan.metric == "pixel_loss"

@@ -64,6 +64,12 @@ def check_fits(metric: ExampleMetric, data: InMemory) -> None:
             f"expected a metric for targets {tuple(targets.shape)} of {str(targets.dtype).removeprefix('torch.')} (one "
             f"of {', '.join(fitting(data))}, or a function), got {metric.name!r}"
         )
+    if targets is not None and metric.needs_targets and targets.is_floating_point() and bool(targets.isnan().any()):
+        rows = targets.isnan().reshape(len(targets), -1).any(1)
+        raise ValueError(
+            f"expected targets that are numbers for {metric.name!r}, got NaN in {int(rows.sum())} of {len(data)} "
+            f"{data.nouns} of {data.name}; remove these {data.nouns}, or pass a function that leaves them out"
+        )
     if targets is not None and isinstance(data, Examples) and "positions" in kinds:
         _check_shift(metric.name, data, targets)
 
@@ -97,7 +103,7 @@ def usual_metric(data: InMemory) -> MetricName:
         return "soft_error"
     if "numbers" in kinds and "flags" not in kinds:
         return "squared_error"
-    if "positions" in kinds and (_token_ids(data.x) is not None or "flags" not in kinds):
+    if "positions" in kinds and (_token_ids(data.x) is not None or "flags" not in kinds or _is_mask(data.targets)):
         return "next_token_loss" if isinstance(data, Examples) and _labels_are_tokens(data) else "pixel_loss"
     return "multilabel_error" if "flags" in kinds else "embedding_distance"
 
@@ -196,6 +202,11 @@ def _check_shift(metric: str, data: Examples, targets: torch.Tensor) -> None:
             f"expected the labels of the tokens themselves for {metric!r}, which compares scores with the next label, "
             "got labels already moved by one; pass the inputs as labels, or use pixel_loss or pixel_error"
         )
+
+
+def _is_mask(targets: torch.Tensor | None) -> bool:
+    """Whether integers 0 and 1 are classes of pixels: flags have one dimension, or a channel as outputs have."""
+    return targets is not None and targets.ndim > 2 and targets.shape[1] != 1
 
 
 def _labels_are_tokens(data: Examples) -> bool:

@@ -50,7 +50,7 @@ def check_labels(logits: torch.Tensor, labels: torch.Tensor) -> None:
         )
     if len(labels) and bool((labels == -1).all()):
         raise ValueError(
-            "expected labels for this, got data without; pass pairs of inputs and labels, or use a "
+            "expected labelled images for this, got images without labels; pass pairs (images, labels), or use a "
             "metric without labels: disagreement, soft_disagreement or divergence"
         )
     if logits.shape[1] == 1 and len(labels) and bool((labels != 0).any()):
