@@ -101,6 +101,7 @@ def test_data_of_any_form_and_blocks_that_are_called_by_numbers(
     assert result.exit_code == 0, result.output
     words = " ".join(result.stdout.split())
     assert f"of 12 {nouns}" in words
+    assert "nan" not in words
     record = Comparison.load(tmp_path / "out" / "compare.npz")
     assert record.blocks == ("1", "2")
     assert (record.contribution is not None) == (model == "series")

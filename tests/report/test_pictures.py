@@ -117,3 +117,17 @@ def test_a_surface_with_a_hole() -> None:
 
 def tip_of_cell(row: Mapping[str, Any]) -> str:
     return str(row["loss"])
+
+
+def test_a_label_that_is_longer_than_the_picture_takes_lines() -> None:
+    """A path of a file, of which two collapsed the axes, with a warning, which fails a test."""
+    label = f"/home/me/{'experiment-' * 12}/model.safetensors"
+
+    def draw(ax: Axes) -> None:
+        for number in range(2):
+            ax.plot([0, 1], [number, 1], label=f"{label} {number}")
+        ax.legend()
+
+    shown = picture(draw, "two lines").svg
+    assert shown.count("experiment-") >= 1
+    assert "safetensors" in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -166,7 +167,7 @@ def _table(record: rp.comparison.Comparison) -> Table:
             str(int((record.block_indices[index] >= 0).sum())),
             f"{record.values[index]:.4g}",
             f"{record.difference[index]:+.4g} ({ends})" if index else "",
-            f"{record.mean_length[index]:.2f}",
+            "" if math.isnan(record.mean_length[index]) else f"{record.mean_length[index]:.2f}",
             f"{record.parameters[index]:,}",
         )
     return rows

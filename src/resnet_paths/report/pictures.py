@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -138,11 +139,17 @@ def picture(draw: Draw, alt: str, values: Sequence[Mark] = (), *, size: tuple[fl
 
 
 def legend_above(ax: Axes, size: tuple[float, float], letter: float = 0.068, mark: float = 0.65) -> None:
-    """Put the legend above the axes, where it hides no point, in as many columns as `size` inches hold."""
+    """Put the legend above the axes, where it hides no point, in as many columns as `size` inches hold.
+
+    Labels longer than a column of the whole width, such as paths of files, take several lines.
+    """
     handles, labels = ax.get_legend_handles_labels()
     if ax.get_legend() is None or not labels:
         return
-    columns = int((size[0] - 0.8) / (mark + letter * max(map(len, labels))))
+    most = max(1, int((size[0] - 0.8 - mark) / letter))
+    labels = [textwrap.fill(label, most, break_on_hyphens=False) for label in labels]
+    longest = max(len(line) for label in labels for line in label.splitlines())
+    columns = int((size[0] - 0.8) / (mark + letter * longest))
     ax.legend(
         handles, labels, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, frameon=False,
         ncols=min(max(columns, 1), len(labels)),
