@@ -259,8 +259,8 @@ def test_parts_of_other_data_are_those_of_the_functions(kind: str) -> None:
 def test_parts_that_some_data_do_not_have_are_refused_with_those_that_they_have() -> None:
     flags, tokens = case("flags"), case("tokens")
     twice = {"progress": False, "draws": 1}
-    with pytest.raises(ValueError, match=r"flags; pass parts=\['latency'\]"):
-        compare([flags.model] * 2, flags.data, metric=flags.metric, parts=["surface", "latency"], **twice)
+    with pytest.raises(ValueError, match=r"for effective, got Examples.*pass parts=\['surface'\]"):
+        compare([flags.model] * 2, flags.data, metric=flags.metric, parts=["surface", "effective"], **twice)
     nets = [unroll(tokens.model, tokens.data.subset([0, 1]).x)] * 2
     with pytest.raises(ValueError, match=r"for contributions, got Examples.*pass parts=\['latency'\]"):
         compare(nets, tokens.data, metric="perplexity", parts=["contributions", "latency"], **twice)

@@ -28,5 +28,5 @@ def test_a_row_with_nan_predicts_nothing(among: int) -> None:
 def test_labels_that_the_model_does_not_have_are_refused(labels: list[int]) -> None:
     with pytest.raises(ValueError, match="expected labels from 0 to 2"):
         right(torch.zeros(2, 3), torch.tensor(labels))
-    with pytest.raises(ValueError, match="a class index for each image"):
+    with pytest.raises(ValueError, match="a class index for each example"):
         right(torch.zeros(2, 3, 4), torch.tensor([0, 1]))

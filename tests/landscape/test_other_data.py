@@ -427,8 +427,14 @@ def test_numbers_of_which_some_batches_look_like_flags_are_numbers() -> None:
     ]
     for matrix in matrices[1:]:
         torch.testing.assert_close(matrix, matrices[0])
-    with pytest.raises(ValueError, match="one usual loss, got targets that are flags; pass loss="):
-        curvature_operator(model, (x[:2], targets[:2]), parameters=["3.bias"])
+
+
+def test_the_curvature_of_flags_is_that_of_their_cross_entropy() -> None:
+    one, last = case("flags"), ["3.bias"]
+    matrix = curvature_operator(one.model, one.data, parameters=last).dense()
+    logits = one.model(one.data.x)
+    share = logits.sigmoid() * (1 - logits.sigmoid())  # the second derivative of a label's loss in its logit
+    torch.testing.assert_close(matrix, torch.diag(share.mean(0).detach() / 3).to(matrix), rtol=1e-6, atol=1e-9)
 
 
 def test_class_numbers_that_a_model_has_no_outputs_for_are_refused_in_a_line() -> None:
@@ -438,7 +444,7 @@ def test_class_numbers_that_a_model_has_no_outputs_for_are_refused_in_a_line() -
     with pytest.raises(ValueError, match="labels below 1, the number of the model's outputs"):
         curvature_operator(model, (x, labels), parameters=["3.bias"]).dense()
     previews: list[object] = []
-    with pytest.raises(ValueError, match="a model with one output and integer targets from 0 to 1; pass the targets"):
+    with pytest.raises(ValueError, match="a model with one output and integer targets from 0 to 1; pass metric="):
         loss_surface(
             model, (x, labels), directions=random_direction(model), x=[0.0, 0.5, 1.0], preview=previews.append,
             progress=False,

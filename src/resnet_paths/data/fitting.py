@@ -156,17 +156,13 @@ def counted_positions(data: Examples) -> torch.Tensor | None:
 def _are_flags(targets: torch.Tensor) -> bool:
     """Whether targets can be labels that apply or do not: zeros and ones, or -100 where that is unknown.
 
-    One per example can be other things too. Integers are classes then, as torch's cross-entropy takes them. Floats are
-    flags, as its binary cross-entropy takes them, if both values occur: a few numbers may be all zero by chance.
+    One per example can be other things too: floats are flags, as torch's binary cross-entropy takes them, and integers
+    can be classes or flags, if both values occur. A few numbers may be all zero by chance.
     """
     ones, zeros = targets == 1, targets == 0
     if not bool((ones | zeros | (targets == IGNORED)).all()):
         return False
-    return (
-        targets.ndim > 1
-        or targets.dtype == torch.bool
-        or (targets.is_floating_point() and bool(ones.any() and zeros.any()))
-    )
+    return targets.ndim > 1 or targets.dtype == torch.bool or bool(ones.any() and zeros.any())
 
 
 def _kinds(targets: torch.Tensor) -> Iterator[TargetKind]:

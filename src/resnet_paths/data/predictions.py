@@ -41,23 +41,24 @@ def check_labels(logits: torch.Tensor, labels: torch.Tensor) -> None:
     """Refuse labels that have no logit.
 
     Raises:
-        ValueError: a label is outside 0 to classes - 1, or the logits are not (images, classes).
+        ValueError: a label is outside 0 to classes - 1, or the logits are not (examples, classes).
     """
+    if labels is not None and logits.ndim < 3 and logits[:1].numel() == 1 and bool((labels != 0).any()):
+        raise ValueError(
+            f"expected a logit for each class, got a model with one output and integer targets from "
+            f"{int(labels.min())} to {int(labels.max())}; pass metric='multilabel_error' for zeros and "
+            "ones (or bool targets), 'squared_error' for numbers (or floats)"
+        )
     if labels is None or logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.is_floating_point():
         got = "no labels" if labels is None else f"{tuple(labels.shape)} of {labels.dtype}"
         raise ValueError(
-            f"expected logits (images, classes) and a class index for each image, got {tuple(logits.shape)} and {got}"
+            f"expected logits (examples, classes) and a class index for each example, got {tuple(logits.shape)} and "
+            f"{got}"
         )
     if len(labels) and bool((labels == -1).all()):
         raise ValueError(
             "expected labelled images for this, got images without labels; pass pairs (images, labels), or use a "
             "metric without labels: disagreement, soft_disagreement or divergence"
-        )
-    if logits.shape[1] == 1 and len(labels) and bool((labels != 0).any()):
-        raise ValueError(
-            f"expected a logit for each class, got a model with one output and integer targets from "
-            f"{int(labels.min())} to {int(labels.max())}; pass zeros and ones as bool, for the metric "
-            "multilabel_error, and numbers as floats, for squared_error"
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         raise ValueError(
