@@ -107,7 +107,7 @@ def test_figures_of_two_stages_stand_beside_each_other_on_a_screen_only(opened: 
     assert beside == (opened.width == 1280)
 
 
-def test_text_stands_out_from_its_paper(opened: Any, contrast: str) -> None:
+def test_text_contrasts_with_its_background(opened: Any, contrast: str) -> None:
     ratios = opened.evaluate(contrast, "p, li, h1, h2, h3, a, td, th, summary, code, .dim, span.bad")
     assert len(ratios) > 100
     assert min(ratios) >= 4.5
@@ -162,7 +162,7 @@ def test_the_menu_marks_the_section_and_closes_on_a_phone(opened: Any) -> None:
     assert heading["y"] >= (bar["y"] + bar["height"] if phone else 0)  # not under the bar
 
 
-def test_print_opens_what_is_folded_and_leaves_out_closed_tables(opened: Any) -> None:
+def test_printing_expands_collapsed_parts_and_leaves_out_closed_tables(opened: Any) -> None:
     opened.evaluate("document.querySelectorAll('main details').forEach((d, i) => (d.open = i % 2 === 0))")
     before = opened.eval_on_selector_all("main details", "all => all.map(d => d.open)")
     opened.evaluate("dispatchEvent(new Event('beforeprint'))")

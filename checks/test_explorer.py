@@ -142,17 +142,17 @@ def test_twenty_random_sets_have_the_numbers_of_python(
         switch_to(page, dropped)
         page.wait_for_selector(f".explorer[data-how={answer.how}]", timeout=20_000)
         hows.append(answer.how)
-        told = numbers(page)
-        assert abs(float(told["accuracy"]) - (1 - answer.wrong.mean())) <= answer.unsure / 60 + 1e-12
+        shown_numbers = numbers(page)
+        assert abs(float(shown_numbers["accuracy"]) - (1 - answer.wrong.mean())) <= answer.unsure / 60 + 1e-12
         rel = LOSS if answer.how == "computed" else 1e-6  # what was measured is stored in float32
-        assert float(told["loss"]) == pytest.approx(answer.loss, rel=rel)
-        low, high = (f"{100 * end:.1f}\xa0%" for end in share_interval(float(told["accuracy"]), 60))
+        assert float(shown_numbers["loss"]) == pytest.approx(answer.loss, rel=rel)
+        low, high = (f"{100 * end:.1f}\xa0%" for end in share_interval(float(shown_numbers["accuracy"]), 60))
         assert f"{low} to {high}" in page.inner_text(".explorer-numbers")
-        if turn < 4:  # the smaller model itself: dear
+        if turn < 4:  # the smaller model itself: expensive
             smaller = drop_blocks(shown.model, dropped) if dropped else shown.model
-            assert int(told["parameters"]) == count_parameters(smaller)
-            assert int(told["macs"]) == count_macs(smaller, shown.data.x[:1])
-        assert int(told["paths"]) == path_lengths(shown.net, dropped=dropped).paths
+            assert int(shown_numbers["parameters"]) == count_parameters(smaller)
+            assert int(shown_numbers["macs"]) == count_macs(smaller, shown.data.x[:1])
+        assert int(shown_numbers["paths"]) == path_lengths(shown.net, dropped=dropped).paths
         assert page.inner_text(".explorer-code code") == f"smaller = drop_blocks(model, {dropped})"
         assert answer.unsure or rights(page) == by_class(shown.data, answer.wrong)
     assert set(hows) == {"measured"} if which == "every" else hows.count("computed") > 10
@@ -165,11 +165,11 @@ def test_an_answer_is_first_estimated_and_then_computed_and_so_is_what_follows(w
     dropped = [0, 5, 11, 20]
     switch_to(page, dropped)
     assert page.get_attribute(".explorer", "data-how") == "estimated"
-    assert page.inner_text(".explorer-how").startswith("An estimate; the answer is on its way.")
+    assert page.inner_text(".explorer-how").startswith("An estimate; the answer is being computed.")
     page.wait_for_selector(".explorer[data-how=computed]")
     agreement = "answers of 20 measured sets are right or wrong as PyTorch has them."
     assert agreement in page.inner_text(".explorer-how")
-    page.wait_for_selector(".explorer-how:not(:has-text('Working out'))", timeout=120_000)
+    page.wait_for_selector(".explorer-how:not(:has-text('Computing what'))", timeout=120_000)
     further = {block: rounded.expected(sorted([*dropped, block])) for block in range(27) if block not in dropped}
     best = min(further, key=lambda block: (further[block].wrong.sum(), further[block].loss))
     text = page.inner_text(".explorer-next")
@@ -179,7 +179,7 @@ def test_an_answer_is_first_estimated_and_then_computed_and_so_is_what_follows(w
     assert page.said == []
 
 
-def test_another_switch_stops_what_is_being_computed(watched: Any, many: Shown) -> None:
+def test_another_switch_stops_the_running_computation(watched: Any, many: Shown) -> None:
     """Of many sets that are passed through quickly, the last alone is answered, and soon."""
     page, rounded = opened(watched, many.path), Rounded(many)
     sets = [[block, block + 2, block + 5] for block in range(20)]
@@ -238,8 +238,8 @@ def test_the_images_that_turn_wrong_are_shown(watched: Any, every: Shown) -> Non
     wrong, before = every.record.answer([2]).wrong, every.record.answer([]).wrong
     turned = np.flatnonzero(wrong & ~before)
     text = page.inner_text(".explorer-images p")
-    assert text.startswith(f"{len(turned)} of 60 turn wrong")
-    assert f"{(before & ~wrong).sum()} turn right" in text
+    assert text.startswith(f"{len(turned)} of 60 become wrong")
+    assert f"{(before & ~wrong).sum()} become right" in text
     labels = page.eval_on_selector_all(".explorer-images svg", "all => all.map(e => e.getAttribute('aria-label'))")
     assert labels == [f"image {image}, class {int(every.data.labels[image])}" for image in turned][: len(labels)]
     assert len(labels) == min(len(turned), 24)
@@ -295,7 +295,7 @@ def test_switches_have_roles_and_names_in_the_accessibility_tree(page: Any) -> N
     assert page.inner_text(".explorer-said").startswith("1 of 6 blocks off: accuracy")
 
 
-def test_it_fits_reads_and_stands_out(page: Any, contrast: str) -> None:
+def test_it_fits_is_legible_and_has_contrast(page: Any, contrast: str) -> None:
     switch_to(page, [1, 4])
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
     texts = ".explorer dt, .explorer dd, .explorer p, .explorer button, .explorer th, .explorer td, .explorer caption"

@@ -82,14 +82,14 @@ def outputs(notebook: Any, code: str) -> dict[str, Any]:
 
 def test_the_explorer_is_shown_and_measures_what_it_is_asked(notebook: Any) -> None:
     assert WIDGET in outputs(notebook, "explore_widget(net, data, exploration)")
-    told = json.loads(outputs(notebook, "_handle_custom_msg")["text"])
-    assert told["switches"] == list(range(27))
-    assert told["live"]
-    assert told["module"]
-    assert not told["measured"]
-    (answer,) = told["sent"]
-    assert answer["wrong"] == told["wrong"]
-    assert answer["loss"] == pytest.approx(told["loss"], rel=1e-6)
+    printed = json.loads(outputs(notebook, "_handle_custom_msg")["text"])
+    assert printed["switches"] == list(range(27))
+    assert printed["live"]
+    assert printed["module"]
+    assert not printed["measured"]
+    (answer,) = printed["sent"]
+    assert answer["wrong"] == printed["wrong"]
+    assert answer["loss"] == pytest.approx(printed["loss"], rel=1e-6)
 
 
 def picture(output: dict[str, Any]) -> np.ndarray:
@@ -104,10 +104,10 @@ def test_a_comparison_shows_its_figure(notebook: Any) -> None:
 
 
 def test_figures_fit_a_column_and_no_text_leaves_them(notebook: Any) -> None:
-    told = json.loads(outputs(notebook, "def cut")["text"])
-    assert not any(told["cut"]), told["cut"]
-    assert told["sizes"] == [[3.25, 2.4]] * 2
-    assert told["points"] <= 1.2 * 7
+    printed = json.loads(outputs(notebook, "def cut")["text"])
+    assert not any(printed["cut"]), printed["cut"]
+    assert printed["sizes"] == [[3.25, 2.4]] * 2
+    assert printed["points"] <= 1.2 * 7
     for code in (
         "plot_path_lengths(path_lengths(net), ax=axes, title=None)",
         "plot_single_deletions(single, ax=axes",

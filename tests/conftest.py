@@ -1,4 +1,4 @@
-"""Shared fixtures: one thread per worker and in what it starts, quick latencies, the reference data where present."""
+"""Shared fixtures: one thread per worker and its subprocesses, quick latencies, the reference data if present."""
 
 import gc
 import os
@@ -13,36 +13,36 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # about a worker per core: more threads would wait for one another
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is about one worker per core, so more threads would compete
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests of several threads: waiting ones burn no core meanwhile
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # in tests of several threads, waiting ones use no CPU
 
 import torch
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
-settings.register_profile("suite", deadline=None)  # a busy machine is no failure: no assertion is timed
+settings.register_profile("suite", deadline=None)  # a slow machine is not a failure: no assertion is timed
 settings.load_profile("suite")
 
 REFERENCE = Path(os.environ.get("RESNET_PATHS_REFERENCE", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than cores: tests that wait for processes, sockets or the disk leave a core idle."""
+    """One more worker than cores, because tests that wait for processes, sockets or the disk leave a core idle."""
     return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The dear tests first, file by file, in each worker's share: what is left for others to take over is small."""
+    """Put the slow tests first in each worker's share, file by file, so that only short ones are left to rebalance."""
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("slow"):
             files.setdefault(item.path, []).append(item)
-    dear = [*reversed(files.values())]
+    slow = [*reversed(files.values())]
     rest = iter([item for item in items if not item.get_closest_marker("slow")])
-    shares = [[item for file in dear[worker::workers] for item in file] for worker in range(workers)]
+    shares = [[item for file in slow[worker::workers] for item in file] for worker in range(workers)]
     for share in shares:
         share += islice(rest, max(0, -(-len(items) // workers) - len(share)))
     items[:] = [*chain.from_iterable(shares), *rest]
@@ -50,11 +50,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """What is imported and collected stays to the end, so no search for garbage needs to look at it.
+    """Exclude imported and collected objects, which live until the end, from garbage collection.
 
-    It is millions of objects: searching them takes a quarter of the time of the collection, and half a second each
-    time later. Tests make and drop many objects, and Python's own 700 between two searches cost them a twentieth of
-    their time, 5,000 a fiftieth.
+    There are millions of them. Scanning them takes a quarter of pytest's collection time, and half a second at each
+    later garbage collection. Tests create and discard many objects: Python's default threshold of 700 costs them a
+    twentieth of their time, 5,000 a fiftieth.
     """
     gc.disable()
     try:
@@ -67,9 +67,9 @@ def pytest_collection() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def garbage_of_one_module() -> Iterator[None]:
-    """What a module of tests leaves behind, libraries that it was the first to import above all, is not searched again.
+    """Exclude what a test module leaves behind, above all newly imported libraries, from later garbage collections.
 
-    Otherwise the search takes a tenth of the time of the suite.
+    Otherwise they take a tenth of the suite's time.
     """
     yield
     gc.collect()
@@ -78,11 +78,11 @@ def garbage_of_one_module() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def operations_of_onnx_read_once() -> Iterator[None]:
-    """Torch reads the source of onnxscript's 500 functions anew for each ONNX program, and their signatures."""
+    """Cache what torch reads for each ONNX program: the source and the signatures of onnxscript's 500 functions."""
     try:
         from torch.onnx._internal._lazy_import import onnxscript_apis
         from torch.onnx._internal.exporter._registration import ONNXRegistry
-    except ImportError:  # another torch: then as it does
+    except ImportError:  # another torch release: no caching
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
@@ -102,10 +102,10 @@ def reference_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of a network of six blocks that knows four digits of five, trained as the embedded one is, in two seconds.
+    """The file of a network of six blocks with 80 % accuracy, trained in two seconds like the embedded one.
 
-    For what does not depend on the network: the embedded one has 27 blocks, and takes ten times as long. The worker
-    that is the first to need it trains it for all.
+    It is for tests that do not depend on the network: the embedded one has 27 blocks, and takes ten times as long. The
+    first worker that needs it trains it for all.
     """
     folder = tmp_path_factory.getbasetemp()
     file = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "small.safetensors"
@@ -122,11 +122,11 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_latencies() -> Iterator[None]:
-    """Latencies in few rounds, by a clock that runs twenty times as fast: most tests look at no number of theirs.
+    """Latencies in few rounds, by a clock that runs twenty times as fast, because most tests do not check the times.
 
-    On four images, and with a Clock's own number of rounds a third of them; of the longer timings as many as still hold
-    the median with the confidence asked for. A timing is one run, without others to warm up. Fixtures of a module
-    are made under it too. Tests of the measuring itself take a fixture of this name that does nothing.
+    They use four images and a third of a Clock's default number of rounds; longer timings keep as many rounds as the
+    requested confidence for the median needs. A timing is a single run without warm-up. Fixtures of a module are
+    created under it too. Tests of the timing itself override it with a fixture of this name that does nothing.
     """
     from resnet_paths.graph.trees import map_leaves
     from resnet_paths.tradeoff import Clock, stopwatch

@@ -1,4 +1,4 @@
-"""What the tests of damaged models share."""
+"""Helpers for tests of damaged models."""
 
 import importlib
 import sys
@@ -31,7 +31,7 @@ def size(model: nn.Module) -> int:
 
 @contextmanager
 def without_this_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Within the block this library cannot be imported, as where a smaller model's file is used later."""
+    """Within the block this library cannot be imported, as on a machine where only a smaller model's file is used."""
     with monkeypatch.context() as patch:
         for name in [name for name in sys.modules if name.partition(".")[0] == "resnet_paths"]:
             patch.setitem(sys.modules, name, None)

@@ -1,4 +1,4 @@
-"""Reads the pages of the documentation: their blocks of code, and what each is to print."""
+"""Reads the pages of the documentation: their blocks of code, and the expected output of each."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Block:
         language: as the fence says.
         code: the text, without indentation.
         line: where its code begins on the page.
-        output: what it is to print: the text block that follows at once; None without one.
-        is_mpi: a script of its own for MPI, which a comment before it says; other code runs in order with the rest of
-            the page.
+        output: its expected output: the text block that directly follows; None without one.
+        is_mpi: whether it is a separate script for MPI, as a comment before it says; other code runs in order with the
+        rest of the page.
     """
 
     language: str
@@ -58,7 +58,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def _smaller(code: str, before: str, page: Path) -> str:
-    """The code with what comments before it say is less in the tests, where what is shown does not depend on it."""
+    """The code with the reductions in the comments before it, where the output does not depend on them."""
     comments = _ALL_SMALLER.search(before)
     for written, instead in _SMALLER.findall(comments[0]) if comments else ():
         assert code.count(written) == 1, f"{page.name}: expected {written} once in the block after its comment"
@@ -67,5 +67,5 @@ def _smaller(code: str, before: str, page: Path) -> str:
 
 
 def placed(block: Block) -> str:
-    """The code behind so many empty lines that tracebacks name the page's own lines."""
+    """The code after as many empty lines as needed for tracebacks to name the page's own lines."""
     return "\n" * (block.line - 1) + block.code

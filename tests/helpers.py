@@ -1,4 +1,4 @@
-"""What several tests use: randomised norms, so that exactness is not vacuous; scripts under MPI."""
+"""Helpers of several tests: randomised norms, so that exactness is not vacuous; scripts under MPI."""
 
 import os
 import shutil
@@ -32,19 +32,21 @@ def randomise_norms(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def source(model: str = "model", data: str = "data") -> Provenance:
-    """Where a record that was made by hand comes from."""
+    """The provenance of a record made by hand."""
     return Provenance(model, data, "float64", 0, "", "", "made")
 
 
 def run_by_mpi(script: Path) -> str:
-    """What a script prints that the launcher of an MPI runs in its folder, with a master and two workers."""
+    """The output of a script that an MPI launcher runs in its folder, with a master and two workers."""
     pytest.importorskip("mpi4py")
     beside = Path(sys.executable).with_name("mpiexec")
     launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
     if launcher is None:
         pytest.skip("no mpiexec: install an MPI, such as `pip install mpich`")
     allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
-    seldom = {"MPI4PY_FUTURES_BACKOFF": "0.05"}  # whoever waits looks a thousand times a second, as dear as the imports
+    seldom = {
+        "MPI4PY_FUTURES_BACKOFF": "0.05"
+    }  # waiting processes poll a thousand times a second, as expensive as the imports
     env = {**os.environ, **allowed, **seldom, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [launcher, "-n", "3", sys.executable, "-m", "mpi4py.futures", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=script.parent, env=env)

@@ -43,7 +43,7 @@ def other_defaults_in_no_grad() -> Iterator[None]:
 
 
 def numbers(value: Any) -> list[np.ndarray]:
-    """All numbers in a result, in order; what was timed is left out."""
+    """All numbers in a result, in order, without timings."""
     if isinstance(value, torch.Tensor):
         return [value.detach().cpu().double().numpy()]
     if isinstance(value, np.ndarray):
@@ -67,7 +67,7 @@ def numbers(value: Any) -> list[np.ndarray]:
 def check_modes(
     function: Callable[..., Any], made: Callable[[str], Any], expected: Any, *, calls_model: bool, timed: bool
 ) -> None:
-    """Runs a function under other defaults and modes, all at a time: one that minds one of them fails for all.
+    """Runs a function under other defaults and modes, all at once: a function that depends on one of them fails.
 
     Args:
         function: takes what `made` gives.

@@ -135,7 +135,7 @@ def test_terminals_draw_a_table() -> None:
 
 
 @pytest.mark.slow
-def test_records_of_different_packages_name_a_model_alike(small_checkpoint) -> None:
+def test_records_of_different_packages_identify_a_model_the_same_way(small_checkpoint) -> None:
     data = load_data("digits", limit=4)
     net = unroll(load_model(str(small_checkpoint)))
     deleted, split = single_deletions(net, data, progress=False), gradient_by_length(net, data.x, data.labels)

@@ -1,11 +1,11 @@
-"""Every block of code in the documentation runs, and what its pages name exists.
+"""Every block of code in the documentation runs, and everything that its pages name exists.
 
 Python: the blocks of a page run in order in one namespace; a text block right after one is what it prints (``...``
 stands for anything). A script for MPI runs by its launcher. Commands (``resnet-paths ...``) run in the
-same folder as the page's Python, through the command line's own parser. What comments such as
-``<!-- in the tests `draws=6` is `draws=2` -->`` before a block say is less in the tests.
+same folder as the page's Python, through the command line's own parser. Comments such as ``<!-- in the tests `draws=6`
+is `draws=2` -->`` before a block reduce it for the tests.
 
-Running the pages takes a twelfth of the time of all tests and shows nothing of the package that other tests do not. So
+Running the pages takes a twelfth of the time of all tests and covers nothing of the package that other tests do not. So
 it belongs to the checks of what is published: ``python -m pytest -m pages tests/test_docs.py``, which ``.ci/run`` does.
 """
 
@@ -56,7 +56,9 @@ def test_functions_and_tests_named_by_the_table_of_the_mathematics_exist() -> No
 @pytest.mark.pages
 @pytest.mark.parametrize("page", PAGES)
 def test_code_runs(page: Path, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copy(small_checkpoint, tmp_path)  # "small.safetensors", for commands that are dear on the embedded network
+    shutil.copy(
+        small_checkpoint, tmp_path
+    )  # "small.safetensors", for commands that are expensive on the embedded network
     found = blocks(page)
     strange = {block.language for block in found} - PLAIN - SHELL - {"python"}
     assert not strange, f"blocks in languages that no test runs: {strange}"
@@ -123,12 +125,14 @@ def _shell(page: Path, block: Block) -> None:
 
 @pytest.mark.pages
 def test_the_cheat_sheet_is_right(small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its calls in Python run, in order, except for the dear ones, whose arguments are checked; its commands parse."""
+    """Its calls in Python run, in order, except for the expensive ones, whose arguments are checked; its commands
+    parse.
+    """
     from typer.main import get_command
 
     from resnet_paths.cli import app
 
-    dear = ("write_report", "training.train(", "export_model", "extreme_eigenvalues")
+    expensive = ("write_report", "training.train(", "export_model", "extreme_eigenvalues")
     page = ROOT / "docs" / "cheat-sheet.md"
     rows = re.findall(r"^\| (?!to \||---)(.*?) \| (?:`(.+?)` )?\| (?:`(.+?)` )?\|$", page.read_text(), re.MULTILINE)
     assert len(rows) == len(re.findall(r"^\| ", page.read_text(), re.MULTILINE)) - 1, "a row is not read"
@@ -139,7 +143,7 @@ def test_the_cheat_sheet_is_right(small_checkpoint: Path, tmp_path: Path, monkey
         exec(block.code, names)
     group = get_command(app)
     for task, call, command in rows:
-        if call and any(word in call for word in dear):
+        if call and any(word in call for word in expensive):
             function, _, arguments = call.partition("(")
             eval(f"__import__('inspect').signature({function}).bind({arguments}", names)
         elif call:

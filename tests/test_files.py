@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, with the umask's permissions; what is read is named where it is wrong."""
+"""Files appear whole or not at all, with the umask's permissions; errors name the file that is read."""
 
 import errno
 import os
@@ -85,7 +85,7 @@ def test_files_are_whole_or_not_at_all(name: str, writers, tmp_path: Path, umask
 
 
 def killed_while_writing(path: Path) -> None:
-    """A process of its own is killed within `whole_file`."""
+    """A separate process is killed within `whole_file`."""
     process = os.fork()
     if not process:
         try:
@@ -162,7 +162,7 @@ def test_wrong_files_are_named(what: str, tmp_path: Path) -> None:
     empty.write_bytes(b"")
     np.savez(tmp_path / "other.npz", a=np.ones(2))
     for wrong in (missing, folder, text, empty, tmp_path / "other.npz"):
-        with pytest.raises((ValueError, FileNotFoundError), match=wrong.name) as told:
+        with pytest.raises((ValueError, FileNotFoundError), match=wrong.name) as caught:
             READERS[what](wrong)
-        assert len(str(told.value).splitlines()) == 1
-        assert "expected" in str(told.value)
+        assert len(str(caught.value).splitlines()) == 1
+        assert "expected" in str(caught.value)

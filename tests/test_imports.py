@@ -1,4 +1,4 @@
-"""Libraries that are imported in the middle of a function leave the process as it was."""
+"""Libraries that are imported in the middle of a function leave the process unchanged."""
 
 import ast
 import os
@@ -45,7 +45,7 @@ def test_a_first_import_restores_environment_and_filters(tmp_path: Path, monkeyp
     sys.modules.pop("marking")
 
 
-def test_what_a_caller_sets_after_the_first_import_stays() -> None:
+def test_settings_that_a_caller_makes_after_the_first_import_stay() -> None:
     with first_import("json"), warnings.catch_warnings():
         os.environ["SET_WITHIN"] = "1"
     assert os.environ.pop("SET_WITHIN") == "1"
@@ -121,7 +121,7 @@ assert "torch._dynamo" in sys.modules  # of which the marks are
 
 @pytest.mark.slow
 def test_a_new_process_imports_late_and_leaves_no_mark() -> None:
-    """In a process of its own: only there is an import the first."""
+    """In a separate process, where the import really is the first."""
     ended = subprocess.run([sys.executable, "-c", LATE + COLD], capture_output=True, text=True, check=False)
     assert not ended.returncode, ended.stderr
     assert not ended.stderr  # nor a word

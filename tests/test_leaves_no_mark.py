@@ -1,6 +1,6 @@
-"""Every public function that is given a model leaves it, its data and all global state as found, also when stopped.
+"""Every public function that takes a model leaves it, its data and all global state unchanged, also when interrupted.
 
-Each function runs on a network with a module that can be told to raise ``KeyboardInterrupt`` (which no function may
+Each function runs on a network with a module that can be made to raise ``KeyboardInterrupt`` (which no function may
 swallow): undisturbed, stopped in the middle and stopped at the last call of that module. It also gives the numbers of
 the undisturbed run whatever torch's defaults and modes are, and on every device.
 """
@@ -242,12 +242,12 @@ STOPPABLE = [
 """Functions that run the model."""
 WITHOUT_VALUE = {"export_model", "recalibrate_batchnorm", "train", "lesioned"}
 CALLED_HERE = {"drop_blocks", "batch_statistics", "elastic", "cascade"}
-"""What is listed above calls the model itself in the end."""
+"""The functions listed above call the model itself at their end."""
 TIMED = {"latencies_in_turn", "measure_latency", "latency_by_block", "plan_drop"}
 
 
 def settings() -> dict[str, Any]:
-    """Global state that decides what other code of the user's does."""
+    """Global state that affects other code of the user."""
     return {
         "gradients": torch.is_grad_enabled(),
         "inference": torch.is_inference_mode_enabled(),

@@ -104,8 +104,8 @@ def _has(module: ModuleType, name: str) -> bool:
     return hasattr(module, name) or (is_package and find_spec(f"{module.__name__}.{name}") is not None)
 
 
-def test_private_names_are_told_from_open_ones() -> None:
-    told = {
+def test_private_names_are_distinguished_from_public_ones() -> None:
+    judged = {
         name: _private_beyond_its_package(name, ("lesion",))
         for name in (
             "surgery._places",
@@ -116,7 +116,7 @@ def test_private_names_are_told_from_open_ones() -> None:
             "__version__",
         )
     }
-    assert {name for name, private in told.items() if private} == {"surgery._places", "network.summary._cells"}
+    assert {name for name, private in judged.items() if private} == {"surgery._places", "network.summary._cells"}
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def state(model: nn.Module) -> list[object]:
 
 
 def together(*works: Callable[[], object]) -> list[object]:
-    """What the works give, each in a thread of its own, all begun at once; an exception in place of its value."""
+    """The results of the jobs, each in its own thread, all started at once; an exception in place of its value."""
     values: list[object] = [None] * len(works)
     start = threading.Barrier(len(works))
 
@@ -293,7 +293,7 @@ def loss(model: nn.Module, data: ImageData) -> torch.Tensor:
 
 
 def test_reparametrised_weights_are_shared_by_the_private_modules() -> None:
-    """A weight computed by a hook is no leaf, which deepcopy refuses; a parametrisation makes a class of its own."""
+    """A weight computed by a hook is not a leaf, which deepcopy refuses; a parametrisation creates its own class."""
     for wrap in (nn.utils.weight_norm, nn.utils.parametrizations.weight_norm):
         model = nn.Sequential(wrap(nn.Linear(3, 3)), nn.Linear(3, 2)).double().eval()
         model(torch.randn(1, 3, dtype=torch.float64))

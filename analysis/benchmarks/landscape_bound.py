@@ -5,10 +5,10 @@
 ResNet-56 has 18 convolutions of 3 x 3 in each of three stages (16, 32, 64 channels at 32, 16, 8 pixels). The bound is
 what PyTorch's own convolution takes for them, channels last, at the same batch size (processor
 seconds, best of the repeats; stem, shortcuts, ReLU and additions left out). No evaluation by these convolutions can be
-quicker, so the peer's time over the bound is the highest ratio that can be reached here; it stands beside the measured
-and the one asked for. The peer is loss-landscapes, as it is (all images at once) and as a user could tune it by hand
-(inference mode, batches of 32); of cells the median of three counts, of convolutions the best of the repeats. All
-in one process; with several threads the convolutions run on all of them at once, a batch on each. Writes
+quicker, so the peer's time over the bound is the highest ratio that can be reached here; it is listed beside the
+measured and the one asked for. The peer is loss-landscapes, as it is (all images at once) and as a user could tune it
+by hand (inference mode, batches of 32); of cells the median of three counts, of convolutions the best of the repeats.
+All in one process; with several threads the convolutions run on all of them at once, a batch on each. Writes
 landscape_bound.md beside this file.
 """
 

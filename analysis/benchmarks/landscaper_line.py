@@ -1,9 +1,9 @@
-"""A line of losses by landscaper's `compute_loss_landscape`, in an environment of its own; started by landscape.py.
+"""A line of losses by landscaper's `compute_loss_landscape`, in a separate environment; started by landscape.py.
 
     PYTHON_WITH_LANDSCAPER analysis/benchmarks/landscaper_line.py --reference FOLDER --images N --cells N
         --threads N --device cpu
 
-landscaper pins other versions than this project's tests, so it lives in an environment of its own, in which this
+landscaper pins other versions than this project's tests, so it has a separate environment, in which this
 project and landscaper are installed. Each line on the standard input is a turn, answered by one line of JSON: seconds
 on the wall, seconds of the processor, the losses, and the versions of landscaper and torch. An empty line ends it.
 """

@@ -1,4 +1,4 @@
-"""Follow every model of the catalogue with torch.export, to see what it would do as a front end.
+"""Follow every model of the catalogue with torch.export, to see how it would do as a front end.
 
     python analysis/coverage/export_front_end.py [--only PREFIX ...] [--limit 60] [--sample 100]
 
@@ -43,7 +43,7 @@ def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def try_export(entry: Entry) -> Record:
-    """What torch.export and recording make of one model. Errors are recorded, not raised."""
+    """The results of torch.export and recording for one model. Errors are recorded, not raised."""
     warnings.simplefilter("ignore")
     record: Record = {"library": entry.library, "name": entry.name, "status": "tried"}
     if importlib.util.find_spec(entry.package) is None:
@@ -84,7 +84,7 @@ def exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 def reason(text: str) -> str:
-    """The kind of an error: its type, and the start of what it says."""
+    """The kind of an error: its type, and the start of its message."""
     return text[:70].replace("|", "/")
 
 

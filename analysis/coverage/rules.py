@@ -211,7 +211,7 @@ class Judgement:
         Args:
             found: of each block that was found, the module whose forward makes its addition, and the module that holds
                 it whole. The first is that of the expectation, except where a module is kept closed or the addition is
-                made by a module of its own; then it is inside the second.
+                made by a separate module; then it is inside the second.
         """
         expected, either, left = self.blocks.copy(), self.either.copy(), Counter[str]()
         for adder, owner in found:

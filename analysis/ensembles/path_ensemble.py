@@ -3,7 +3,7 @@
     python analysis/ensembles/path_ensemble.py [--seeds 0,1,2] [--epochs 40] [--runs FOLDER] [--reference FOLDER]
 
 Networks are trained on three in ten of the training digits 0 to 7 and tested on all others; 8 and 9 are never seen in
-training and stand for an unknown class. Each network has its own folder under --runs, so that the study resumes after
+training and represent an unknown class. Each network has its own folder under --runs, so that the study resumes after
 a kill. --reference holds cifar10_sample.npz and the weights of ResNet-20 and ResNet-56 for CIFAR-10. Writes
 path_ensemble.md beside this file.
 """

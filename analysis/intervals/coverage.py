@@ -163,7 +163,7 @@ def calibrations(tries: int) -> Iterator[Row]:
             inside += low <= gap**2 - (other or 0.0) ** 2 <= high
         mean = shape[0] / sum(shape)
         gaps = f"gap {gap:g}" if other is None else f"difference of gaps {gap:g} and {other:g}"
-        yield Row(f"{n} images, certainty {mean:.2f} in the mean, {gaps}", inside / tries, tries)
+        yield Row(f"{n} images, mean certainty {mean:.2f}, {gaps}", inside / tries, tries)
 
 
 def areas(tries: int) -> Iterator[Row]:

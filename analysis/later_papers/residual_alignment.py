@@ -101,7 +101,7 @@ def pooled(records: list[ResidualAlignment], quantity: str) -> tuple[float, floa
     return float(each.mean()), float(low[0]), float(high[0])
 
 
-def told(numbers: tuple[float, float, float]) -> str:
+def with_interval(numbers: tuple[float, float, float]) -> str:
     return f"{numbers[0]:.2f} ({numbers[1]:.2f} to {numbers[2]:.2f})"
 
 
@@ -133,18 +133,18 @@ def claims(name: str, records: list[ResidualAlignment], plain: list[ResidualAlig
     null, walk = first.rank / first.dimension, 1 / math.sqrt(len(first.names) - 1)
     straight, uneven = pooled(records, "straightness"), pooled(records, "unevenness")
     own, across, share = (pooled(records, quantity) for quantity in ("own", "across", "shares"))
-    twin = "" if plain is None else f"; plain twin {told(pooled(plain, 'straightness'))}"
+    twin = "" if plain is None else f"; plain twin {with_interval(pooled(plain, 'straightness'))}"
     rows = [
         (
             f"RA1, {name}: the representations of an image lie on a line",
             f"distance by length of way above {STRAIGHT} (random steps: {walk:.2f})",
-            told(straight) + twin,
+            with_interval(straight) + twin,
             word(above(straight, STRAIGHT)),
         ),
         (
             f"RA1, {name}: and are equispaced",
             f"spread of the steps by their mean below {EVEN}",
-            told(uneven),
+            with_interval(uneven),
             word(below(uneven, EVEN)),
         ),
     ]
@@ -152,12 +152,12 @@ def claims(name: str, records: list[ResidualAlignment], plain: list[ResidualAlig
         ("own", own, "the leading left and right singular vectors of a branch span the same space"),
         ("across", across, "and those of one branch that of the others, across depth"),
     ):
-        twin = "" if plain is None else f"; plain twin {told(pooled(plain, quantity))}"
+        twin = "" if plain is None else f"; plain twin {with_interval(pooled(plain, quantity))}"
         rows.append(
             (
                 f"RA2, {name}: {what}",
                 f"overlap above {ALIGNED} (random subspaces: {null:.2f})",
-                told(numbers) + twin,
+                with_interval(numbers) + twin,
                 word(above(numbers, ALIGNED)),
             )
         )
@@ -166,7 +166,7 @@ def claims(name: str, records: list[ResidualAlignment], plain: list[ResidualAlig
             f"RA3, {name}: a branch's Jacobian has at most rank C = {CLASSES}"
             + (" (the paper says so of fully connected networks)" if plain is None else ""),
             f"above {LOW_RANK} of its squared Frobenius norm in {CLASSES} singular values",
-            told(share),
+            with_interval(share),
             word(above(share, LOW_RANK)),
         )
     )
@@ -181,7 +181,7 @@ def comparison(records: list[ResidualAlignment], plain: list[ResidualAlignment])
     return (
         "without skips there is no alignment across depth",
         "overlap of different branches higher than of different layers of the plain twin",
-        f"difference {told(numbers)}",
+        f"difference {with_interval(numbers)}",
         word(above(numbers, 0.0)),
     )
 
@@ -217,7 +217,7 @@ def main() -> None:
         (
             f"RA4: the largest singular value is inverse to depth ({', '.join(map(str, DEPTHS))} blocks)",
             "exponent of depth between -1.3 and -0.7",
-            told(exponent),
+            with_interval(exponent),
             word(within(exponent, -1.3, -0.7)),
         ),
         *claims("last stage of the embedded ResNet-56", [embedded], None),

@@ -187,7 +187,7 @@ def later_layers(model: nn.Module, net: UnrolledNetwork, data: ImageData) -> lis
     return [
         (
             "activations of later layers are highly correlated with each other",
-            f"linear CKA of the class token after neighbouring layers above 0.9 in the mean of the last {half}",
+            f"linear CKA of the class token after neighbouring layers above 0.9 on average over the last {half}",
             f"{later:.2f}; all neighbours {', '.join(f'{value:.2f}' for value in likeness)}",
             word(later > 0.9),
         ),

@@ -376,14 +376,14 @@ def _copies_table(facts: dict) -> list[str]:
     for points in (1, 2):
         least = EXPECTED.get(facts["name"], {}).get(points)
         for words, keys in (("", ()), (", on the copies", ("copies_fall", "copies_interval"))):
-            told = []
+            verdicts = []
             for path in paths:
                 count, sure = _most_within(path, points, *keys)
                 verdict = "" if least is None else f": {_verdict(count, sure, least)}"
-                told.append(f"{count} by the measured value, {sure} by the interval's upper end{verdict}")
+                verdicts.append(f"{count} by the measured value, {sure} by the interval's upper end{verdict}")
             lines.append(
                 f"| blocks dropped with accuracy falling by at most {points} point{'s' * (points > 1)}{words} | "
-                f"{'(none)' if least is None else f'at least {least}'} | {' | '.join(told)} |"
+                f"{'(none)' if least is None else f'at least {least}'} | {' | '.join(verdicts)} |"
             )
     lines += [
         "",
@@ -443,7 +443,7 @@ def _line(entry: dict) -> str:
     )
 
 
-def _told(entry: dict) -> dict:
+def _verdicts(entry: dict) -> dict:
     """The same, after printing progress."""
     print(len(entry["dropped"]), {name: entry[name] for name in ("plain", "recalibrated", "refitted")}, flush=True)
     return entry
@@ -493,7 +493,7 @@ def main() -> None:
     known = [json.loads(line) for line in options.journal.read_text().splitlines()]
 
     refitter = Refitter(net, images, settings=RefitSettings(batch_size=options.batch_size, memory=8e9))
-    rows = [_told(row(net, refitter, images, here.test, dropped)) for dropped in path]
+    rows = [_verdicts(row(net, refitter, images, here.test, dropped)) for dropped in path]
     generator = np.random.default_rng(0)
     sizes = [size for size in (3, 6, 9, 12) if size <= options.most]
     random_sets = [
@@ -519,7 +519,7 @@ def main() -> None:
         "blocks": len(net),
         "seconds_to_9": sum(entry["seconds"] for entry in known if len(entry["set"]) <= nine),
         "ratio": refit / (time.process_time() - start),
-        "random": [_told(row(net, refitter, images, here.test, dropped)) for dropped in random_sets],
+        "random": [_verdicts(row(net, refitter, images, here.test, dropped)) for dropped in random_sets],
         "finetuned": [],
         "sensitivity_set": nine,
         "sensitivity": [],
@@ -563,7 +563,7 @@ def add(
         for name, path in paths.items():
             for dropped in path:
                 entry = row(here.net, refitter, images, here.test, dropped, copies)
-                facts["again"][name].append({**_told(entry), "searched": scores.known[dropped]})
+                facts["again"][name].append({**_verdicts(entry), "searched": scores.known[dropped]})
     written(options, facts)
 
 
@@ -580,7 +580,7 @@ def exchange(options: argparse.Namespace, here: Subject, search_images: ImageDat
         best, tried, ended = exchanged(judged, best, len(here.net), options.seconds)
         entry = row(here.net, refitter, images, here.test, best, copies)
         entry |= {"searched": judged.known[best][0], "tried": tried, "ended": ended}
-        facts["again"].setdefault("exchange", []).append(_told(entry))
+        facts["again"].setdefault("exchange", []).append(_verdicts(entry))
         file.write_text(json.dumps(facts, indent=1) + "\n")
 
 

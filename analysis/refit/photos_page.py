@@ -89,8 +89,9 @@ def claims(facts: dict) -> list[str]:
                 f"at {sum(less)} of {len(less)}",
                 all(less),
             )
-        told = part["repairs"]["calibrations"]
-        by = {(one["dropped"], one["photos_apart"]): one["crops_divergence"] for one in told if one["each"] == 16}
+        calibrations = part["repairs"]["calibrations"]
+        sixteen = [one for one in calibrations if one["each"] == 16]
+        by = {(one["dropped"], one["photos_apart"]): one["crops_divergence"] for one in sixteen}
         sizes = sorted({size for size, _ in by})
         if sizes:
             ratios = [by[size, False] / by[size, True] for size in sizes]

@@ -195,7 +195,12 @@ def claims(series: dict[str, Series], third: int) -> list[tuple[str, ...]]:
     for claim, name, expected, sign in (
         ("with stochastic depth, a deletion costs less", "rise of the error per deleted block", "without less with", 1),
         ("with stochastic depth, effective paths are shorter", "mean effective path length", "without less with", 1),
-        ("with stochastic depth, blocks are worth more alike", "blocks that share the value", "with less without", -1),
+        (
+            "with stochastic depth, the values of blocks are more equal",
+            "blocks that share the value",
+            "with less without",
+            -1,
+        ),
         ("with stochastic depth, the minimum is wider", "share of the plane within 1 nat", "with less without", -1),
         ("with stochastic depth, the minimum is flatter", "largest eigenvalue", "log without less log with", 1),
     ):
@@ -280,7 +285,7 @@ def page(study: Study) -> list[str]:
         "statistics of 1,000 training images. Intervals and verdicts are Student's over seeds, at 95 %; three seeds "
         "decide only what is large beside their spread.",
         "",
-        "Two things are no effect of training. In eval mode each branch is scaled by its survival probability, which "
+        "Two things are not effects of training. In eval mode each branch is scaled by its survival probability, which "
         "by itself makes long paths weigh less with stochastic depth: its share of the difference is what the table "
         "says of epoch 0. And a network with a larger error has less to lose when a block is deleted.",
         "",

@@ -1,4 +1,4 @@
-"""What splits of a transformer's logits leave over: this library's, and jet expansions of the decoder.
+"""Remainders of splits of a transformer's logits: this library's, and jet expansions of the decoder.
 
     python analysis/transformers/expansions.py --model FILE [--sequences 32]
 
@@ -6,8 +6,8 @@ FILE comes from language_model.py. Jet expansions (Chen et al. 2024, arXiv:2410.
 f(x_1 + ... + x_m), as a weighted sum of its Taylor polynomials around the terms, sum_i w_i J^k f(x_i)(x), and leave a
 remainder. Here f is the last norm and the head, the terms are the embedding and what each attention and each MLP adds,
 the weights are uniform, and the order k is 0 or 1 (k = 0 around partial sums is the logit lens). The splits by path
-length go further down, through all blocks, and are complete: what the linear maps do not explain is counted as a part
-of its own. Everything is in float64, on sequences that the model was not trained on.
+length go further down, through all blocks, and are complete: what the linear maps do not explain is a separate part.
+Everything is in float64, on sequences that the model was not trained on.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def jet(model: Logits, centre: torch.Tensor, point: torch.Tensor, order: int) ->
 
 
 def share(left_over: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """The norm of what is left over, as a share of the logits' norm, per sequence."""
+    """The norm of the remainder, as a share of the logits' norm, per sequence."""
     return left_over.flatten(1).norm(dim=1) / logits.flatten(1).norm(dim=1)
 
 
@@ -89,16 +89,16 @@ def main() -> None:
     names = list(shares)
     verdict = "holds" if float(shares[names[-1]].max()) < 1e-9 < float(shares[names[1]].min()) else "does not hold"
     lines = [
-        "# What splits of logits leave over",
+        "# Remainders of logit splits",
         "",
         f"Made by `python analysis/transformers/expansions.py` with torch {torch.__version__}: GPT-2 of 8 layers on "
-        f"characters, {options.sequences} held-out sequences of 64, float64. The norm of what is left over, as a share "
+        f"characters, {options.sequences} held-out sequences of 64, float64. The norm of the remainder, as a share "
         "of the norm of the logits: mean over sequences with a 95 % interval.",
         "",
         "Expected: with what the operations decide held constant, the split by path length leaves nothing (below "
         f"1e-9), and first-order jets with uniform weights leave more. Verdict: {verdict}.",
         "",
-        "| split | left over |",
+        "| split | remainder |",
         "|---|---:|",
     ]
     for name, values in shares.items():
@@ -106,7 +106,7 @@ def main() -> None:
         lines.append(f"| {name} | {values.mean():.3g} ({low:.3g} to {high:.3g}) |")
     lines += [
         "",
-        "The two kinds answer different questions. A jet is a function of its own: it can be evaluated at other "
+        "The two kinds answer different questions. A jet is a function in itself: it can be evaluated at other "
         "inputs, and its remainder says how far it is from the model there. A split by path length holds for one "
         "input; it says what each length adds to these logits.",
         "",

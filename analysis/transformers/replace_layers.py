@@ -224,7 +224,7 @@ def main() -> None:
         f"{torch.__version__}: GPT-2 of {LAYERS} layers on characters (`language_model.py --steps 500`), "
         f"{options.calibration} calibration sequences of {LENGTH} from the training text, perplexity per character on "
         f"{len(pieces)} sequences of held-out text that do not overlap; 95 % intervals over sequences, differences "
-        f"paired. The whole model has {whole}. A character model this small says how the methods compare on it, not on "
+        f"paired. The full model has {whole}. A character model this small says how the methods compare on it, not on "
         "large models.",
         "",
         "`ReplaceMe` and `refit` add no weights, `TOAST` adds a matrix of width x width. ReplaceMe and TOAST are "

@@ -65,7 +65,7 @@ class Use:
 
 
 def uses() -> list[Use]:
-    """All wrong uses: every option with every bad value of its kind."""
+    """All invalid uses: every option with every bad value of its kind."""
     found = []
     for name, command in sorted(get_command(app).commands.items()):  # type: ignore[attr-defined]
         hints = typing.get_type_hints(command.callback, include_extras=True)
@@ -142,7 +142,7 @@ def main() -> None:
             sys.stderr = before
             if one.answer in options.show:
                 print(f"{one.answer}: {one.command} {one.option}={one.value[:40]!r}: {one.words[:200]}", flush=True)
-    report(answers, options, "command | wrong uses", ("one line", "accepted", "traceback", "unclear"))
+    report(answers, options, "command | invalid uses", ("one line", "accepted", "traceback", "unclear"))
 
 
 if __name__ == "__main__":

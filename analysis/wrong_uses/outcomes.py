@@ -1,4 +1,4 @@
-"""Shared by both trials of wrong uses: a time limit, a random share, a table of answers."""
+"""Shared by both experiments with invalid uses: a time limit, a random sample, a table of outcomes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def table(answers: Sequence[Answered], heads: str, kinds: Sequence[str]) -> str:
 def read_options(summary: str, subject: str) -> argparse.Namespace:
     """The options of both scripts; the option for a single subject is named after it."""
     parser = argparse.ArgumentParser(description=summary)
-    parser.add_argument("--share", type=float, default=1.0, help="of the wrong uses, drawn with seed 0")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the invalid uses to try, drawn with seed 0")
     parser.add_argument(f"--{subject}", dest="only", help="only this one")
     parser.add_argument("--show", nargs="*", default=(), help="print the uses with these answers")
     parser.add_argument("--out", type=Path, help="write the table here")

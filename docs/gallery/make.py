@@ -45,7 +45,7 @@ SIGNS = (
 
 
 def standalone(svg: str) -> str:
-    """A figure as a file of its own, which brings its colours: pages cannot hand theirs to an image."""
+    """A figure as a standalone file with its own colours, because a page cannot pass its colours to an image."""
     made = themed(svg)
     light, dark = (
         f":root{{{colours};{signs}}}" for colours, signs in zip((LIGHT, DARK), SIGNS, strict=True)

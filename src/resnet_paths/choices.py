@@ -20,7 +20,7 @@ Schedule = Literal["cosine", "step"]
 Precision = Literal["float32", "bfloat16", "float16"]
 """Number format of a training step."""
 Keep = Literal["last", "all"]
-"""Which checkpoints of a training are kept."""
+"""Which checkpoints of a training run are kept."""
 
 Normalise = Literal["filter", "layer", "model", "none"]
 """Which parts of a random direction are scaled to the norm of the weights."""

@@ -1,6 +1,6 @@
 """Tables and labelled arrays, without importing pandas and xarray before they are needed.
 
-Their import takes longer than many analyses, and most processes (workers of a sweep, a training) never need it.
+Their import takes longer than many analyses, and most processes (workers of a sweep, a training run) never need it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tables for people: whole names and heads at every width of the terminal."""
+"""Tables for people: names and headers in full at every width of the terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WIDE = 10_000  # letters: no limit
 
 
 class FittingTable(Table):
-    """A table that breaks lines only between words; where that does not fit, each row is a list of heads and values.
+    """A table that breaks lines only between words; where that does not fit, each row is a list of headers and values.
 
     rich's own table breaks or cuts words once its columns are too narrow.
 

@@ -39,8 +39,8 @@ def user_object(place: str, name: str) -> Any:
 
 def is_user_code(spec: str) -> bool:
     """Whether a name has the form ``module:function`` or ``file.py:function``."""
-    place, colon, name = spec.rpartition(":")
-    return bool(colon) and name.isidentifier() and (place.endswith(".py") or place.replace(".", "_").isidentifier())
+    source, colon, name = spec.rpartition(":")
+    return bool(colon) and name.isidentifier() and (source.endswith(".py") or source.replace(".", "_").isidentifier())
 
 
 def near(name: str, known: list[str]) -> str:

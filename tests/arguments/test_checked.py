@@ -1,4 +1,4 @@
-"""Arguments at the boundary: what is let through, what is refused, and in which words."""
+"""Arguments at the boundary: what is accepted, what is refused, and with which messages."""
 
 import math
 import sys
@@ -76,13 +76,13 @@ def test_good_arguments_pass(given: dict[str, Any]) -> None:
         ({"drawn": 1}, TypeError, "expected options among draws, got drawn=1"),
     ],
 )
-def test_bad_arguments_are_told_in_one_line(given: dict[str, Any], kind: type[Exception], words: str) -> None:
-    with pytest.raises(kind, match=words) as told:
+def test_bad_arguments_are_reported_in_one_line(given: dict[str, Any], kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words) as caught:
         study(**{"model": None, **given})
-    assert len(str(told.value).splitlines()) == 1
+    assert len(str(caught.value).splitlines()) == 1
 
 
-def test_what_python_says_well_is_left_to_it() -> None:
+def test_good_messages_of_python_are_kept() -> None:
     with pytest.raises(TypeError, match="missing 1 required positional argument"):
         study()  # type: ignore[call-arg]
     assert study.__doc__ == "Says that it ran."
@@ -105,7 +105,7 @@ def test_values_and_hints(value: Any, hint: Any, fit: bool) -> None:
 
 
 @pytest.mark.parametrize("value", [[1.5], np.array([1.5]), torch.tensor([0.5]), [math.nan], np.array([math.nan])])
-def test_parts_of_numbers_are_no_whole_ones(value: Any) -> None:
+def test_fractions_are_not_integers(value: Any) -> None:
     with pytest.raises(WrongValueError):
         fits(value, Sequence[int])
 
@@ -129,7 +129,7 @@ def test_an_autocast_around_the_call_is_left_out() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the Hessian is smaller here")
 def test_a_sample_of_wrong_calls_of_all_public_functions(tmp_path, monkeypatch) -> None:
-    """The whole trial is analysis/wrong_uses/python_calls.py; here each function gets one wrong call of its own."""
+    """The full experiment is analysis/wrong_uses/python_calls.py; here each function gets one wrong call."""
     import random
 
     from python_calls import calls, tried

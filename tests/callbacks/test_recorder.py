@@ -1,4 +1,4 @@
-"""Recording changes nothing of a training, and what is recorded is what the analyses say."""
+"""Recording does not change a training run, and the records equal the results of the analyses."""
 
 import copy
 import random
@@ -21,7 +21,7 @@ DATA = load_data("digits", "train", limit=48)
 
 
 class Dropping(nn.Module):
-    """A residual model in which everything that recording could disturb is at work."""
+    """A residual model with everything that recording could disturb."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def test_the_comparison_would_see_a_careless_recorder() -> None:
     assert not same(plain, watched)
 
 
-def test_a_model_is_left_as_found_also_after_an_error() -> None:
+def test_a_model_is_left_unchanged_also_after_an_error() -> None:
     model = Dropping().train()
     model.body.layer1.eval()  # a part frozen by the user
     nn.functional.cross_entropy(model(DATA.x), DATA.labels).backward()
@@ -214,7 +214,7 @@ def test_scalars_name_everything_once_and_history_is_a_table() -> None:
     assert shares.sum() == pytest.approx(1.0, abs=1e-5)
 
 
-def test_wrong_uses_say_what_to_do() -> None:
+def test_invalid_uses_say_what_to_do() -> None:
     model = cifar_resnet(8, in_channels=1, widths=(4, 4, 8), seed=0)
     with pytest.raises(ValueError, match="expected every to be an integer of at least 1"):
         PathRecorder(model, DATA.x, DATA.labels, every=0)

@@ -77,7 +77,9 @@ def test_a_long_table_says_how_much_is_shown(tmp_path) -> None:
 
 
 def offline(run: Any) -> list[Any]:
-    """What an offline run has written: a log as LevelDB has it, in blocks of 32 KiB after 7 bytes of its own."""
+    """The content that an offline run has written: a log in LevelDB's format, in blocks of 32 KiB after a header of 7
+    bytes.
+    """
     from wandb.proto import wandb_internal_pb2
 
     (file,) = Path(run.dir).parent.glob("*.wandb")

@@ -21,7 +21,7 @@ def run(*arguments: str):
 
 
 def test_the_main_job(tmp_path, monkeypatch, capsys) -> None:
-    """As ``python -m resnet_paths`` runs it; processes of their own are in test_cli_errors.py."""
+    """As ``python -m resnet_paths`` runs it; separate processes are in test_cli_errors.py."""
     monkeypatch.setattr(sys, "argv", ["resnet_paths", "lesion", "--limit", "20", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("resnet_paths", run_name="__main__")
@@ -75,7 +75,7 @@ def test_help_teaches() -> None:
         (["unroll", "--model", "os:getcwd"], "to return a torch.nn.Module"),
     ],
 )
-def test_wrong_use_gives_one_line(arguments: list[str], message: str) -> None:
+def test_invalid_use_gives_one_line(arguments: list[str], message: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
@@ -130,7 +130,7 @@ def test_plan_then_drop_makes_what_the_plan_measured(tmp_path, small_checkpoint,
 
 
 def test_a_written_folder_loads_without_the_library_and_says_how(tmp_path, small_checkpoint, monkeypatch) -> None:
-    """As where the library is not installed: none of its modules can be imported, and torch knows no class of it."""
+    """As without the library: none of its modules can be imported, and torch knows none of its classes."""
     import torch
     from torch.utils import _pytree
 
@@ -180,7 +180,7 @@ def make():
 """
 
 
-def test_a_model_without_norms_is_told_that_nothing_was_recalibrated(tmp_path) -> None:
+def test_for_a_model_without_norms_a_message_says_that_nothing_was_recalibrated(tmp_path) -> None:
     (tmp_path / "plain.py").write_text(WITHOUT_NORMS)
     model = ("--model", f"{tmp_path / 'plain.py'}:make", "--limit", "40", "--out", str(tmp_path))
     for command in (
@@ -201,7 +201,7 @@ def test_a_model_without_norms_is_told_that_nothing_was_recalibrated(tmp_path) -
         (["plan", "--search", "random", "--limit", "10"], "'random' is not one of 'greedy', 'beam', 'exact'"),
     ],
 )
-def test_wrong_use_of_plan_and_drop(arguments: list[str], message: str, tmp_path) -> None:
+def test_invalid_use_of_plan_and_drop(arguments: list[str], message: str, tmp_path) -> None:
     result = run(*arguments, "--out", str(tmp_path))
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())

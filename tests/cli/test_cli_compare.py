@@ -19,13 +19,13 @@ def test_the_same_numbers_as_in_python(small_checkpoint: Path, tmp_path: Path) -
         app, ["compare", "--model", spec, "--other", spec, *settings, "--out", str(out), "--json"]
     )
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
+    printed = json.loads(result.stdout)
     model, data = load_model(spec), load_data("digits", limit=12)
     record = compare({spec: model, "again": model}, data, metric="loss", draws=1, gradient_images=3, progress=False)
-    assert [row["loss"] for row in told["models"]] == pytest.approx(record.values)
-    assert told["models"][1]["difference"] == 0
-    assert told["models"][1]["model"] == f"{spec} (2)"
-    assert len(told["blocks"]) == 2 * len(record.blocks)
+    assert [row["loss"] for row in printed["models"]] == pytest.approx(record.values)
+    assert printed["models"][1]["difference"] == 0
+    assert printed["models"][1]["model"] == f"{spec} (2)"
+    assert len(printed["blocks"]) == 2 * len(record.blocks)
     assert Comparison.load(out / "compare.npz").models == (spec, f"{spec} (2)")
     assert (out / "compare.png").exists()
     assert "<svg" in (out / "compare.html").read_text()

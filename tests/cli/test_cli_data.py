@@ -25,7 +25,7 @@ def run(*arguments: object):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def told(result) -> str:
+def output_of(result) -> str:
     return " ".join(result.stderr.split())
 
 
@@ -48,7 +48,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(photos, tmp_path_factory) -> Path:
-    """A network that tells the levels: each class's logit is highest at its own."""
+    """A network that recognises grey levels: each class's logit is highest at its own level."""
     out = tmp_path_factory.mktemp("run")
     result = run(
         "train", "--model", "cifar-resnet8", "--widths", "4,4,8", "--data", photos, "--epochs", 12, "--batch-size", 8,
@@ -81,14 +81,14 @@ def test_errors_count_by_the_names_of_the_classes(photos, trained, tmp_path) -> 
         )
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout)["full"] == pytest.approx(expected)
-    assert "3x8x8, mean 0.485 0.456 0.406, std 0.229 0.224 0.225, as its checkpoint says" in told(result)
+    assert "3x8x8, mean 0.485 0.456 0.406, std 0.229 0.224 0.225, as its checkpoint says" in output_of(result)
 
 
 def test_classes_that_the_checkpoint_does_not_know_are_refused(photos, trained, tmp_path) -> None:
     picture(tmp_path / "set" / "eel" / "1.png", 5)
     result = run("lesion", "--model", trained / "model.safetensors", "--data", tmp_path / "set", "--out", tmp_path)
     assert result.exit_code == 2
-    assert "the given classes (ant, bee, cow, dog), got also eel" in told(result)
+    assert "the given classes (ant, bee, cow, dog), got also eel" in output_of(result)
 
 
 def test_the_normalisation_asked_for(photos, tmp_path) -> None:
@@ -97,8 +97,8 @@ def test_the_normalisation_asked_for(photos, tmp_path) -> None:
     plain = run(*options, "--out", tmp_path)
     asked = run(*options, "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25", "--out", tmp_path)
     assert json.loads(plain.stdout)["data_fingerprint"] != json.loads(asked.stdout)["data_fingerprint"]
-    assert "as the source says" in told(plain)
-    assert "mean 0.5 0.5 0.5, std 0.25 0.25 0.25, as asked" in told(asked)
+    assert "as the source says" in output_of(plain)
+    assert "mean 0.5 0.5 0.5, std 0.25 0.25 0.25, as asked" in output_of(asked)
     for wrong, message in (
         (("--mean", "0.5"), "--mean and --std together, got --mean"),
         (("--mean", "x", "--std", "1"), "--mean as comma-separated numbers"),
@@ -106,7 +106,7 @@ def test_the_normalisation_asked_for(photos, tmp_path) -> None:
     ):
         result = run(*options, *wrong, "--out", tmp_path)
         assert result.exit_code == 2
-        assert message in told(result)
+        assert message in output_of(result)
 
 
 def test_a_timm_models_own_normalisation_and_size(tmp_path) -> None:
@@ -123,7 +123,7 @@ def test_a_timm_models_own_normalisation_and_size(tmp_path) -> None:
         "--out", tmp_path, "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "3x160x160, mean 0.5 0.5 0.5, std 0.4 0.4 0.4, as timm's configuration of it says" in told(result)
+    assert "3x160x160, mean 0.5 0.5 0.5, std 0.4 0.4 0.4, as timm's configuration of it says" in output_of(result)
 
 
 def test_images_of_a_function(tmp_path) -> None:
@@ -134,14 +134,14 @@ def test_images_of_a_function(tmp_path) -> None:
     model = save_checkpoint(cifar_resnet(8, in_channels=1, widths=(2, 2, 2)), tmp_path / "net.safetensors")
     result = run("lesion", "--model", model, "--data", spec, "--study", "shortcut", "--out", tmp_path, "--json")
     assert result.exit_code == 0, result.output
-    assert "Images: 12 of images, 1x8x8, mean 0, std 1" in told(result)
+    assert "Images: 12 of images, 1x8x8, mean 0, std 1" in output_of(result)
     (tmp_path / "bad.py").write_text("def images():\n    return 3\n")
     result = run("lesion", "--data", f"{tmp_path / 'bad.py'}:images", "--out", tmp_path)
     assert result.exit_code == 2
-    assert "expected an ImageData, a pair" in told(result)
+    assert "expected an ImageData, a pair" in output_of(result)
 
 
-@pytest.mark.filterwarnings("default")  # which the command tells in a line
+@pytest.mark.filterwarnings("default")  # which the command reports in one line
 def test_images_without_parts_are_parted_for_training(tmp_path) -> None:
     for label, level in LEVELS.items():
         for k in range(5):
@@ -151,10 +151,10 @@ def test_images_without_parts_are_parted_for_training(tmp_path) -> None:
         "--out", tmp_path / "run", "--json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "warning:" in told(result)
-    assert "4 of its 20 images, a fifth of each class drawn with seed 0, are the test part" in told(result)
-    assert "Images: 16 of" in told(result)
-    assert "Images: 4 of" in told(result)
+    assert "warning:" in output_of(result)
+    assert "4 of its 20 images, a fifth of each class drawn with seed 0, are the test part" in output_of(result)
+    assert "Images: 16 of" in output_of(result)
+    assert "Images: 4 of" in output_of(result)
     assert np.isfinite(json.loads(result.stdout)["epochs"][0]["test_error"])
 
 
@@ -167,13 +167,13 @@ def test_what_drop_writes_is_read_again(photos, tmp_path) -> None:
     expected = drop_blocks(model, ["layer1.1"])(x)
     for spec in (tmp_path / "model.safetensors", f"cifar-resnet14@{tmp_path / 'model.safetensors'}"):
         if "@" in str(spec):
-            assert run("unroll", "--model", spec).exit_code == 2  # other widths: told in one line
+            assert run("unroll", "--model", spec).exit_code == 2  # other widths: reported in one line
         else:
             assert torch.equal(load_model(str(spec))(x), expected)
     assert read_facts(tmp_path / "model.safetensors")["classes"] == sorted(LEVELS)
 
 
-@pytest.mark.filterwarnings("default")  # which the command tells in a line
+@pytest.mark.filterwarnings("default")  # which the command reports in one line
 def test_a_checkpoint_of_any_name(photos, tmp_path) -> None:
     model = cifar_resnet(8, widths=(4, 4, 8), num_classes=4)
     content = {"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}, "epoch": 1}
@@ -182,4 +182,4 @@ def test_a_checkpoint_of_any_name(photos, tmp_path) -> None:
     result = run("unroll", "--model", tmp_path / "last.ckpt", "--json")
     assert result.exit_code == 0, result.output
     assert len(json.loads(result.stdout)) == 3
-    assert "warning: last.ckpt contains 1 tensors that are not part of the model" in told(result)
+    assert "warning: last.ckpt contains 1 tensors that are not part of the model" in output_of(result)

@@ -1,4 +1,4 @@
-"""Wrong uses of every command: one line that says what to do, exit code 2, no traceback; help and completion."""
+"""Invalid uses of every command: one line that says what to do, exit code 2, no traceback; help and completion."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def line_of(result) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[" ".join(arguments) for arguments, _ in WRONG])
-def test_wrong_use_is_one_line_that_says_what_to_do(arguments, message, tmp_path, monkeypatch) -> None:
+def test_invalid_use_is_one_line_that_says_what_to_do(arguments, message, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert message in line_of(CliRunner().invoke(app, arguments))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -89,7 +89,7 @@ def test_every_command_has_help_with_examples_and_json(command: str) -> None:
 
 
 @pytest.mark.slow
-def test_wrong_use_in_a_process_of_its_own() -> None:
+def test_invalid_use_in_a_separate_process() -> None:
     command = [sys.executable, "-m", "resnet_paths", "report", "--budget"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2
@@ -127,7 +127,7 @@ def ten(): return cifar_resnet(8, in_channels=1, widths=(4, 4, 4), seed=0)
 
 
 @pytest.mark.parametrize("command", ["lesion", "paths", "plan", "drop --blocks 1", "landscape", "report"])
-def test_a_model_of_fewer_classes_than_the_data_is_told(command: str, tmp_path, monkeypatch) -> None:
+def test_a_model_of_fewer_classes_than_the_data_is_reported(command: str, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_three.py").write_text(OWN)
     arguments = [*command.split(), "--model", "own_three.py:three"]
@@ -135,7 +135,7 @@ def test_a_model_of_fewer_classes_than_the_data_is_told(command: str, tmp_path, 
 
 
 def test_functions_of_the_folder_in_which_a_command_runs(tmp_path, monkeypatch, capsys) -> None:
-    """As an installed script runs: the folder is not among those in which Python looks for modules."""
+    """As for an installed script: the folder is not on Python's module search path."""
     (tmp_path / "own_ten.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", ".", str(tmp_path))])
@@ -147,7 +147,7 @@ def test_functions_of_the_folder_in_which_a_command_runs(tmp_path, monkeypatch, 
     assert "3 residual blocks" in capsys.readouterr().out
 
 
-def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch) -> None:
+def test_a_place_that_cannot_be_written_is_reported_before_the_work(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("resnet_paths.data.load_data", None)  # not reached
     (tmp_path / "file").write_text("")
     for command in ("lesion", "plan", "paths", "landscape"):
@@ -165,7 +165,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_errors_are_told_by_whose_they_are(tmp_path, monkeypatch) -> None:
+def test_errors_are_reported_by_origin(tmp_path, monkeypatch) -> None:
     (tmp_path / "own_fault.py").write_text("def build():\n    return {}['gone']\n")
     theirs = CliRunner().invoke(app, ["unroll", "--model", str(tmp_path / "own_fault.py") + ":build"])
     assert theirs.exit_code == 1

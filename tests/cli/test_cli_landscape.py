@@ -104,7 +104,7 @@ def test_a_picture_before_the_end(checkpoints, tmp_path, monkeypatch) -> None:
         (["--normalise", "row"], "'--normalise': 'row' is not one of"),
     ],
 )
-def test_wrong_use_gives_one_line(checkpoints, arguments: list[str], message: str, tmp_path) -> None:
+def test_invalid_use_gives_one_line(checkpoints, arguments: list[str], message: str, tmp_path) -> None:
     result = run("--model", checkpoints[0], *SMALL, *arguments, out=tmp_path)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())

@@ -1,4 +1,4 @@
-"""Options say what the functions take that they are handed to; the commands are plain functions."""
+"""Options have the types and defaults of the functions that receive them; the commands are plain functions."""
 
 import dataclasses
 import inspect

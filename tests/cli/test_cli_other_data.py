@@ -1,4 +1,4 @@
-"""Commands on data that are no images, returned by the user's own function."""
+"""Commands on data other than images, returned by the user's own function."""
 
 import json
 import shlex
@@ -46,7 +46,7 @@ def run(*arguments: object):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def told(result) -> str:
+def output_of(result) -> str:
     return " ".join(result.stderr.split())
 
 
@@ -57,14 +57,14 @@ def test_studies_take_metrics_that_fit(mine: Path, tmp_path: Path) -> None:
     content = json.loads(result.stdout)
     assert content["metric"] == "perplexity"
     assert len(content["rows"]) == 3
-    assert "Data: 20 sequences of texts (test)" in told(result)
+    assert "Data: 20 sequences of texts (test)" in output_of(result)
     result = run("lesion", *given, "--study", "random", "--draws", 2)
     assert result.exit_code == 0, result.output
     assert "next_token_loss" in result.stdout
     assert "over sequences" in " ".join(result.stdout.split())
     result = run("lesion", *given, "--metric", "error")
     assert result.exit_code == 2
-    assert "expected a metric for targets (20, 5) of int64" in told(result)
+    assert "expected a metric for targets (20, 5) of int64" in output_of(result)
 
 
 @pytest.mark.parametrize("ways", [("--line",), ("--gates", "blocks.0")])
@@ -92,7 +92,7 @@ def test_a_plan_states_a_rise(mine: Path, tmp_path: Path) -> None:
     quick = ("--latency-seconds", 0.001, "--latency-batch", 2)
     result = run("plan", *given, *quick, "--rise", 1000, "--json")
     assert result.exit_code == 0, result.output
-    assert "prices takes no split: 8 of its 40 examples" in told(result)
+    assert "prices takes no split: 8 of its 40 examples" in output_of(result)
     plan = json.loads(result.stdout, parse_constant=pytest.fail)  # JSON has no NaN
     assert plan["points"][0]["accuracy"] is None
     assert plan["goal"] == {
@@ -113,7 +113,7 @@ def test_what_needs_images_says_so(mine: Path, tmp_path: Path) -> None:
         result = run(command, *given)
         assert result.exit_code == 2, result.output
         reason = "expected one of --latency" if command == "plan" else "expected --data with images of one class each"
-        assert reason in told(result)
+        assert reason in output_of(result)
 
 
 @pytest.mark.slow
@@ -166,4 +166,4 @@ def test_a_plan_is_dropped_though_the_test_images_lack_a_class(tmp_path: Path) -
     (tmp_path / "cut.json").write_text(json.dumps(plan))
     result = run("drop", "--plan", tmp_path / "cut.json", "--no-onnx", "--out", tmp_path / "other")
     assert result.exit_code == 2, result.output
-    assert "expected a plan written by resnet-paths plan" in told(result)
+    assert "expected a plan written by resnet-paths plan" in output_of(result)

@@ -29,7 +29,7 @@ def run(*arguments: object):
 
 @pytest.fixture(scope="module")
 def shrunk(small_checkpoint, tmp_path_factory):
-    """A model of one's own code, left without two of its blocks and fine-tuned."""
+    """A model of the user's own code, without two of its blocks and fine-tuned."""
     folder = tmp_path_factory.mktemp("shrunk")
     state = load_checkpoint(small_checkpoint)
     weights = save_checkpoint(state, folder / "weights.safetensors")
@@ -57,7 +57,7 @@ def test_the_table_tells_each_step_in_80_columns(shrunk) -> None:
     for row in ("full", "dropped", "recalibrated", "fine-tuned"):
         assert any(line.strip().startswith(row) for line in lines), row
     assert "ONNX" in result.stdout
-    assert "comparing about" in result.stderr  # not a terminal: lines say what goes on
+    assert "comparing about" in result.stderr  # not a terminal: progress is printed as lines
 
 
 def test_what_is_written_is_what_was_measured_and_reads_back(shrunk) -> None:
@@ -98,7 +98,7 @@ def test_a_written_network_can_be_shrunk_again(shrunk, tmp_path) -> None:
     )
 
 
-def test_what_cannot_be_reached_is_told_in_a_line(small_checkpoint, tmp_path) -> None:
+def test_what_cannot_be_reached_is_reported_in_one_line(small_checkpoint, tmp_path) -> None:
     few = run("shrink", "--model", small_checkpoint, "--accuracy-drop", "0.001", *QUICK, "--out", tmp_path)
     assert few.exit_code == 2
     assert "expected at least 2703 test images to show that accuracy falls" in " ".join(few.stderr.split())
@@ -116,7 +116,7 @@ def test_how_to_fine_tune_is_refused_without_epochs(command, given, tmp_path) ->
 
 
 def test_training_images_that_are_also_the_test_images_are_refused(small_checkpoint, tmp_path, monkeypatch) -> None:
-    """As of a folder without train and test in it: the accuracy would be of images that chose."""
+    """As for a folder without train and test in it: the accuracy would be measured on the images used to choose."""
     same = load_data("digits", limit=100)
     monkeypatch.setattr("resnet_paths.data.load_examples", lambda *arguments, **options: same)
     result = run("plan", "--model", small_checkpoint, "--count", "1", *QUICK, "--out", tmp_path)
@@ -124,7 +124,7 @@ def test_training_images_that_are_also_the_test_images_are_refused(small_checkpo
     assert "training and test images differ" in " ".join(result.stderr.split())
 
 
-def test_folders_that_hold_no_network_are_no_models(tmp_path) -> None:
+def test_folders_that_hold_no_network_are_not_models(tmp_path) -> None:
     with pytest.raises(ValueError, match="unknown"):
         load_model(str(tmp_path))
     plain = save_checkpoint(cifar_resnet(8), tmp_path / "model.safetensors")
@@ -153,7 +153,9 @@ def no_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_packages_that_are_not_there_are_told_before_the_work(words: list[str], packages: str, tmp_path, monkeypatch):
+def test_packages_that_are_not_there_are_reported_before_the_work(
+    words: list[str], packages: str, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("resnet_paths.tradeoff.bench.measure_set", None)  # nothing is searched or measured
     monkeypatch.setattr("resnet_paths.tradeoff.bench.Evaluator.__call__", None)
@@ -176,13 +178,15 @@ def test_packages_that_are_not_there_are_told_before_the_work(words: list[str], 
         (["plan", *_SMALL, "--count", "1", "--runtime", "onnx", "--search", "exact"], "at most 16 blocks"),
     ],
 )
-def test_wrong_arguments_are_told_before_missing_packages(words: list[str], fault: str, tmp_path, monkeypatch) -> None:
+def test_wrong_arguments_are_reported_before_missing_packages(
+    words: list[str], fault: str, tmp_path, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     result = run(*words)
     assert result.exit_code == 2
-    told = " ".join(result.stderr.split())
-    assert fault in told
-    assert "to be installed" not in told
+    errors = " ".join(result.stderr.split())
+    assert fault in errors
+    assert "to be installed" not in errors
 
 
 @pytest.mark.usefixtures("no_onnx")

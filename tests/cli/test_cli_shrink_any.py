@@ -124,7 +124,7 @@ def without_onnx(model: nn.Module, x: Any, runtime: Runtime, *threads: int | Non
     return in_runtime(model, x, "eager" if runtime == "onnx" else runtime, *threads, batch=batch)
 
 
-def told(result) -> str:
+def output_of(result) -> str:
     return " ".join(result.stderr.split())
 
 
@@ -240,10 +240,10 @@ def test_drop_makes_what_was_planned_and_catches_what_differs(form: str, mine: P
     (tmp_path / "planted.json").write_text(json.dumps(plan))
     result = run(*drop, tmp_path / "planted.json", "--out", tmp_path / "other")
     assert result.exit_code == 2, result.output
-    assert f"expected the written network to have the planned {point['metric']} of" in told(result)
+    assert f"expected the written network to have the planned {point['metric']} of" in output_of(result)
 
 
-def test_a_program_that_cannot_be_exported_is_left_out_in_a_line(mine: Path, tmp_path: Path) -> None:
+def test_a_program_that_cannot_be_exported_is_left_out_in_one_line(mine: Path, tmp_path: Path) -> None:
     """A model that reads a value of its input goes where torch.export does not follow; its weights are written."""
     file = tmp_path / "own.py"
     file.write_text(
@@ -285,9 +285,11 @@ def careful(): return Careful().eval()
         ("forecast", ("--count", 9), "expected between 0 and 2 blocks to drop, got 9"),
     ],
 )
-def test_wrong_words_are_told_in_a_line(form: str, words: tuple[Any, ...], fault: str, mine: Path, tmp_path: Path):
+def test_wrong_words_are_reported_in_one_line(
+    form: str, words: tuple[Any, ...], fault: str, mine: Path, tmp_path: Path
+):
     given = ("--model", f"{mine}:{form}", "--data", f"{mine}:{form}_data", *QUICK, "--no-onnx", "--repair", "none")
     result = run("shrink", *given, *words, "--out", tmp_path)
     assert result.exit_code == 2, result.output
-    assert fault in told(result)
+    assert fault in output_of(result)
     assert not (tmp_path / "model.safetensors").exists()

@@ -43,7 +43,7 @@ def test_train_then_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_command_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch) -> None:
+def test_the_same_command_resumes_where_it_was_stopped(tmp_path: Path, monkeypatch) -> None:
     arguments = [*SMALL, "--epochs", "3", "--keep-last", "0.5", "--mixup", "0.2"]
     whole = numbers(*arguments, "--out", str(tmp_path / "whole"))
     save, calls = RunFolder.save, iter(range(100))
@@ -136,7 +136,7 @@ def test_test_images_that_are_training_images_are_pointed_out(tmp_path: Path) ->
     np.savez(tmp_path / "x.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
     result = run(*SMALL[:4], "--data", str(tmp_path / "x.npz"), "--epochs", "1", "--out", str(tmp_path / "out"))
     assert result.exit_code == 0, result.output
-    assert "the test error says nothing new" in " ".join(result.stdout.split())
+    assert "the test error is the training error" in " ".join(result.stdout.split())
     assert "Next: resnet-paths lesion" in " ".join(result.stdout.split())
 
 
@@ -167,7 +167,7 @@ def test_help_has_examples() -> None:
         ([*SMALL, "--learning-rate", "1e30", "--warmup", "0", "--epochs", "9"], "lower learning_rate"),
     ],
 )
-def test_wrong_use_gives_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_invalid_use_gives_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
     result = run(*arguments, "--out", str(tmp_path))
     assert result.exit_code == 2, result.output
     error = [line for line in result.stderr.splitlines() if line.startswith("error: ")]

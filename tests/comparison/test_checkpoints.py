@@ -1,4 +1,4 @@
-"""A run's checkpoints as a film of curves, and models named by files."""
+"""A run's checkpoints as a series of curves, and models named by files."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def test_a_folder_without_checkpoints_is_refused(tmp_path) -> None:
         compare(tmp_path, DATA)
 
 
-def test_names_that_are_no_series_count_from_zero(film) -> None:
+def test_names_that_are_not_a_series_count_from_zero(film) -> None:
     from dataclasses import replace
 
     assert replace(film, models=("a-1", "b-2", "c-3")).positions.tolist() == [0, 1, 2]
@@ -98,9 +98,9 @@ def test_the_command_takes_the_folder_of_a_run(run, film, tmp_path) -> None:
     settings = ["--limit", "8", "--draws", "1", "--gradient-images", "2", "--json", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, ["compare", "--model", str(run), *settings])
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert [row["model"] for row in told["models"]] == list(film.models)
-    assert [row["error"] for row in told["models"]] == pytest.approx(film.values)
+    printed = json.loads(result.stdout)
+    assert [row["model"] for row in printed["models"]] == list(film.models)
+    assert [row["error"] for row in printed["models"]] == pytest.approx(film.values)
     assert {"compare.html", "film.png", "lengths.csv"} <= {file.name for file in tmp_path.iterdir()}
     assert 'aria-label="Random blocks deleted, 3 models' in (tmp_path / "compare.html").read_text()
 
@@ -110,7 +110,7 @@ def test_the_command_takes_the_folder_of_a_run(run, film, tmp_path) -> None:
 def test_the_tasks_of_a_slurm_array_divide_the_models_and_a_last_one_merges(run, film, tmp_path, monkeypatch) -> None:
     """The commands of docs/how-to/compare.md, here in a new process and in this one at a time; on few images.
 
-    The tasks of the array draw no pictures: nobody looks at them, and the last command draws the same.
+    The tasks of the array draw no pictures, because the last command draws the same ones.
     """
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "compare.md").read_text()
     every, last = re.findall(r"--wrap \\\n    'resnet-paths (compare [^']+)'", page)

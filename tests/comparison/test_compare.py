@@ -114,7 +114,7 @@ def test_a_dropped_block_is_a_row_without_a_partner() -> None:
 
 
 def test_names_that_differ_are_aligned_by_what_the_blocks_put_out() -> None:
-    """The literal rule: of all pairings that keep both orders, the one whose similarities add up to most."""
+    """The literal rule: of all pairings that keep both orders, the one with the largest sum of similarities."""
     first, second = unroll(small(20)), unroll(small(14, seed=0))
     x = DATA.x[:12].double()
     totals = []
@@ -156,7 +156,7 @@ def test_a_plain_twin_is_compared_without_paths() -> None:
 
 
 def test_images_as_each_model_needs_them() -> None:
-    """The same network behind another normalisation gives the same numbers."""
+    """The same network with another input normalisation gives the same numbers."""
     model, shifted = small(), small()
     moved = replace(DATA, mean=tuple(m + 0.1 for m in DATA.mean))
     assert not torch.equal(DATA.x, moved.x)

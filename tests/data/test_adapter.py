@@ -1,4 +1,4 @@
-"""Whatever holds labelled images gives the same images, and every function that takes images takes it."""
+"""Every container of labelled images gives the same images, and every function that takes images accepts it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Y = torch.tensor([0, 1, 2, 1, 0, 2, 1])
 
 
 class Items(Dataset):
-    """A data set of whatever a function makes of an index."""
+    """A data set whose items are a function of the index."""
 
     def __init__(self, make: Any) -> None:
         self._make = make
@@ -138,7 +138,7 @@ def test_names_of_classes_and_a_loaders_order() -> None:
     state = torch.get_rng_state()
     data = as_data(DataLoader(Subset(source, [2, 0, 1]), 2, shuffle=True))
     assert data.classes == ("ant", "bee", "cow")
-    assert torch.equal(torch.get_rng_state(), state)  # an order was drawn, and left no mark
+    assert torch.equal(torch.get_rng_state(), state)  # an order was drawn, without changing the random state
 
     def drawn(index: int) -> Any:
         return X[index] + random.random() + float(np.random.rand()) + torch.rand(1), Y[index]
@@ -178,7 +178,7 @@ def test_names_of_classes_and_a_loaders_order() -> None:
         (pd.DataFrame({"pixel": [1, 2], "label": [0, 1]}), "got DataFrame; pass arrays"),
     ],
 )
-def test_what_is_no_labelled_image_is_refused_in_one_line(source: Any, message: str) -> None:
+def test_anything_but_labelled_images_is_refused_in_one_line(source: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message) as error:
         as_data(source)
     assert "\n" not in str(error.value)
@@ -337,4 +337,4 @@ def test_classes_are_numbered_by_their_names() -> None:
     assert [again.classes[k] for k in again.labels] == [data.classes[k] for k in data.labels]
     with pytest.raises(ValueError, match="no other classes than 'ant', 'bee', got also 'cat'"):
         data.numbered(("ant", "bee"))
-    assert isinstance(data.subset([1, 2]).numbered(("ant", "bee")), ImageData)  # an unused name is no image
+    assert isinstance(data.subset([1, 2]).numbered(("ant", "bee")), ImageData)  # an unused name needs no image

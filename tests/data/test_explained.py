@@ -1,4 +1,4 @@
-"""Where a model does not take the data, public functions say so in one line instead of torch."""
+"""If a model does not take the data, public functions say so in one line, instead of torch's message."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,9 +46,11 @@ def few() -> ImageData:
 @pytest.mark.parametrize("name", CALLS)
 def test_images_with_a_wrong_number_of_channels(name: str, model: nn.Module, few: ImageData) -> None:
     colours = replace(few, images=few.images.expand(-1, 3, -1, -1), mean=few.mean * 3, std=few.std * 3)
-    with pytest.raises(ValueError, match=r"^expected .* that CifarResNet accepts, got .* of 3x8x8: .*; pass ") as told:
+    with pytest.raises(
+        ValueError, match=r"^expected .* that CifarResNet accepts, got .* of 3x8x8: .*; pass "
+    ) as caught:
         CALLS[name](model, colours)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_a_model_made_in_inference_mode(few: ImageData) -> None:
         gradient_by_length(unroll(made), few.x, few.labels)
 
 
-def test_gradients_that_are_no_numbers(model: nn.Module, few: ImageData) -> None:
+def test_gradients_that_are_not_numbers(model: nn.Module, few: ImageData) -> None:
     with torch.no_grad():
         model.linear.bias[0] = float("nan")
     with pytest.raises(ValueError, match=r"^expected finite gradients, got NaN or infinity; check the model's outputs"):
@@ -168,10 +170,10 @@ def test_landscapes_name_the_model_that_does_not_accept_series(as_container) -> 
     model = Series().eval()
     data = as_container((torch.randn(6, 3, 9), torch.arange(6) % 3))
     plane = [random_direction(model, seed=0)]
-    with pytest.raises(ValueError, match=r"^expected series that Series accepts, got .* of 3x9: ") as told:
+    with pytest.raises(ValueError, match=r"^expected series that Series accepts, got .* of 3x9: ") as caught:
         loss_surface(model, data, directions=plane, x=[0, 1], progress=False)
-    assert "pass series that fit it" in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "pass series that fit it" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_pair_is_inputs_and_targets_of_the_wrong_length_too() -> None:

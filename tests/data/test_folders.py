@@ -1,4 +1,4 @@
-"""Folders and zip files as people have them: one numbering of classes, every picture read, within bounds."""
+"""Folders and zip files as found in practice: one numbering of classes, every picture read, within bounds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from resnet_paths.data.sources import has_parts
 
 
 def put(root: Path, *names: str, level: int = 0) -> None:
-    """Grey pictures of 4 x 4; the level tells them apart."""
+    """Grey pictures of 4 x 4; the grey level identifies them."""
     for number, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4), (level + number,) * 3).save(root / name)
@@ -145,9 +145,9 @@ def test_what_image_folder_reads_is_read(tmp_path_factory, tree) -> None:
 def test_what_is_not_read_is_counted(tmp_path) -> None:
     put(tmp_path, "k/a.png", "k/b.gif", "k/c.gif", "cover.png", ".hidden/x.png", "k/.x.png", "__MACOSX/k/a.png")
     (tmp_path / "k" / "notes.txt").write_text("")
-    with pytest.warns(UserWarning, match="left out") as told:
+    with pytest.warns(UserWarning, match="left out") as warned:
         assert len(load_data(str(tmp_path))) == 1
-    texts = sorted(str(one.message) for one in told)
+    texts = sorted(str(one.message) for one in warned)
     assert ["1 images" in texts[0], "2 images" in texts[1], len(texts)] == [True, True, 2]
     assert "no class's folder are left out, such as cover.png" in texts[0]
     assert "of other kinds (.gif) are left out" in texts[1]
@@ -230,14 +230,14 @@ def png_header(width: int, height: int) -> bytes:
     [
         (lambda p: p.write_bytes(png_header(65000, 65000)), "65000 x 65000|decompression bomb"),
         (lambda p: p.write_bytes(png_header(12000, 12000)), "12000 x 12000 pixels, more than"),
-        (lambda p: p.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "none of JPEG, PNG"),
-        (lambda p: p.write_bytes(b""), "none of JPEG, PNG"),
+        (lambda p: p.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "not one of JPEG, PNG"),
+        (lambda p: p.write_bytes(b""), "not one of JPEG, PNG"),
         (lambda p: p.symlink_to("nowhere.png"), "a broken link"),
         (lambda p: Image.new("RGB", (5000, 1)).save(p), "would have 1120000 x 224"),
     ],
     ids=["huge", "large", "postscript", "empty", "link", "thin"],
 )
-def test_pictures_that_are_none_are_refused_in_one_line(tmp_path, make, message: str) -> None:
+def test_files_that_are_not_pictures_are_refused_in_one_line(tmp_path, make, message: str) -> None:
     (tmp_path / "k").mkdir()
     make(tmp_path / "k" / "x.png")
     with warnings.catch_warnings():

@@ -17,7 +17,7 @@ TOKENS, VOCABULARY, CLASSES = 6, 5, 4
 
 
 def drawn(name: str, seed: int, count: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Outputs, targets and a mask that a metric fits; some positions do not count."""
+    """Outputs, targets and a mask that fit a metric; some positions do not count."""
     generator = torch.Generator().manual_seed(seed)
 
     def numbers(*shape: int) -> torch.Tensor:
@@ -150,7 +150,7 @@ NONE = Examples(torch.zeros(4, 3), None, "plain")
     ],
     ids=["numbers", "flags", "one flag", "one float", "class", "masks", "none"],
 )
-def test_what_does_not_fit_is_refused_with_what_does(data: Examples, fit: set[str]) -> None:
+def test_a_metric_that_does_not_fit_is_refused_with_those_that_do(data: Examples, fit: set[str]) -> None:
     assert fit | {"cosine_distance", "embedding_distance"} <= set(fitting(data))
     for name in METRICS:
         if name in fitting(data):
@@ -185,14 +185,14 @@ def test_a_shift_of_labels_that_does_not_fit_is_refused() -> None:
     same, moved = Examples({"input_ids": IDS}, IDS, "texts"), Examples(IDS[:, :-1], IDS[:, 1:], "moved")
     for name in ("next_token_loss", "perplexity", "next_token_error"):
         check_fits(METRICS[name], same)
-        with pytest.raises(ValueError, match="already moved by one"):
+        with pytest.raises(ValueError, match="already shifted by one"):
             check_fits(METRICS[name], moved)
     check_fits(METRICS["pixel_loss"], moved)
     with pytest.raises(ValueError, match="compared with itself"):
         check_fits(METRICS["pixel_loss"], same)
 
 
-def test_wrong_shapes_and_labels_are_refused_in_a_line() -> None:
+def test_wrong_shapes_and_labels_are_refused_in_one_line() -> None:
     outputs = torch.zeros(2, 4, 5)
     for name, targets, expected in (
         ("next_token_loss", torch.zeros(2, 3, dtype=torch.int64), "labels of all tokens"),

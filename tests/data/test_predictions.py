@@ -1,4 +1,4 @@
-"""What counts as a right prediction."""
+"""What counts as a correct prediction."""
 
 import pytest
 import torch

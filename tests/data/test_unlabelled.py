@@ -64,7 +64,7 @@ def test_they_are_refused_where_labels_are_needed(make) -> None:
         as_data(as_data(make(), labelled=False))
 
 
-def test_a_column_of_numbers_is_no_label_where_none_are_needed() -> None:
+def test_a_column_of_numbers_is_not_a_label_where_none_are_needed() -> None:
     batches = [{"image": X, "index": torch.arange(7)}]
     assert not as_data(batches, labelled=False).labelled
     assert as_data(batches, labelled=False, label="index").labels.tolist() == list(range(7))

@@ -13,7 +13,7 @@ IS_REAL = available_devices()[0].type != "cpu"
 IS_PRETENDED = pretend.IS_POSSIBLE and not IS_REAL
 NAME = available_devices()[0].type if IS_REAL else pretend.NAME
 CLOSE = {"rtol": 1e-2, "atol": 1e-3} if IS_REAL else {"rtol": 1e-5, "atol": 1e-7}
-"""A real one has kernels of its own."""
+"""A real one has its own kernels."""
 
 if IS_PRETENDED:
     pretend.make_available()

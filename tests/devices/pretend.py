@@ -1,16 +1,16 @@
 """A device that needs no hardware and is as strict as a GPU; its tensors hold tensors of the CPU.
 
-PyTorch keeps a place for one back end of others (``PrivateUse1``); this fills it in Python. A tensor of it says that it
-is on ``pretend:0``. What a GPU refuses is refused:
+PyTorch reserves a slot for one third-party back end (``PrivateUse1``); this fills it in Python. Its tensors report the
+device ``pretend:0``. It refuses what a GPU refuses:
 
 - a tensor of the CPU beside one of the device, unless it is a single number in elementwise arithmetic, or an index;
 - ``.numpy()`` and whatever calls it, as matplotlib and ``np.asarray`` do;
 - a generator of the CPU for numbers on the device.
 
-Copies from one to the other are made where they are asked for (``to``, ``cpu``, ``copy_``, ``item``, ``tolist``).
+Copies from one to the other are made where they are requested (``to``, ``cpu``, ``copy_``, ``item``, ``tolist``).
 
-What it cannot show: which kernels a GPU has, in which types, and how exact they are; results that are not there yet;
-autocast on the device.
+What it cannot test: which kernels a GPU has, in which dtypes, and how exact they are; asynchronous results; autocast on
+the device.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 
 NAME = "pretend"
 IS_POSSIBLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
-"""Whether this PyTorch lets a back end be written without C++."""
+"""Whether this PyTorch allows a back end without C++."""
 
 aten = torch.ops.aten
 _INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
 
 
 class OtherDeviceError(RuntimeError):
-    """What is on the CPU where it must be on the device."""
+    """Something is on the CPU that must be on the device."""
 
 
 class Pretend(torch.Tensor):
@@ -84,7 +84,7 @@ class Pretend(torch.Tensor):
         torch.Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
         self.held = value.held
 
-    # what PyTorch does for its own devices, but not for tensors that hold others
+    # what PyTorch does for its own devices, but not for tensors that wrap others
 
     def data_ptr(self) -> int:
         return self.held.data_ptr()
@@ -102,8 +102,8 @@ class Pretend(torch.Tensor):
 
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The operation on the CPU's tensors, after what a device refuses is refused."""
-    func = aten.zeros.default if func is aten._efficientzerotensor.default else func  # has no memory of its own
+    """Refuse what a device refuses, then run the operation on the CPU tensors."""
+    func = aten.zeros.default if func is aten._efficientzerotensor.default else func  # has no memory
     given: list[Any] = []
     _each((args, kwargs), given.append)
     _check_devices(func, args, given)
@@ -127,7 +127,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 class _Facts:
-    """What an operation's schema says.
+    """The facts in an operation's schema.
 
     Attributes:
         names: of the arguments that it writes to.
@@ -193,7 +193,7 @@ _libraries: list[Any] = []
 
 
 def make_available() -> None:
-    """Let this process know the device, once; before its first backward pass, when PyTorch counts devices."""
+    """Register the device in this process, once; before its first backward pass, when PyTorch counts devices."""
     if _libraries or not IS_POSSIBLE:
         return
 
@@ -219,7 +219,7 @@ def make_available() -> None:
 
 
 class _Module:
-    """What ``torch.pretend`` is."""
+    """The module ``torch.pretend``."""
 
     def is_initialized(self) -> bool:
         return True
@@ -244,7 +244,7 @@ class _Module:
 
 
 def _makes_one(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What is called without a tensor of the device, as ``torch.empty``."""
+    """Functions that are called without a tensor of the device, such as ``torch.empty``."""
     return _run(func, args, kwargs)
 
 

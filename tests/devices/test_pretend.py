@@ -1,6 +1,6 @@
-"""The pretend device refuses what a GPU does; pictures, files and commands do not mind where the numbers are.
+"""The pretend device refuses what a GPU refuses; pictures, files and commands do not depend on the device.
 
-Every picture is drawn for the column of a paper, where nothing in it may be cut or lie over anything else.
+Every picture is drawn for the column of a paper, where nothing in it may be cut or overlap.
 
 What the pretend device is put to, a real one is put to as well where there is one.
 """
@@ -329,7 +329,7 @@ def test_commands_on_a_device(words: list[str], device: str, tmp_path: Path, mon
 
 @pytest.mark.slow
 def test_a_refit_makes_no_float64_on_a_device_that_has_none(there, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Apple's: what is summed and solved in float64 is taken to the CPU first."""
+    """Like Apple's: whatever is summed and solved in float64 is moved to the CPU first."""
     double, net, data = torch.Tensor.double, *there
 
     def refused(x: torch.Tensor) -> torch.Tensor:

@@ -202,7 +202,7 @@ def test_a_coefficient_of_the_addition_belongs_to_the_branch() -> None:
         assert (net(x, [0.5, 0.25]) - (middle - 2 * 0.25 * model.b(middle))).abs().max() < 1e-14
 
 
-def test_dense_networks_are_told_apart() -> None:
+def test_dense_networks_are_recognised() -> None:
     class Dense(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -220,7 +220,7 @@ def test_the_parameters_of_a_branch_are_those_that_it_alone_uses() -> None:
     assert [block.branch_parameters for block in net] == [12, 12]
 
 
-def test_blocks_in_a_plain_list_are_told_where_they_belong() -> None:
+def test_the_error_for_blocks_in_a_plain_list_says_where_they_belong() -> None:
     class Listed(nn.Module):
         def __init__(self) -> None:
             super().__init__()

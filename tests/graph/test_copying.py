@@ -128,7 +128,7 @@ def test_a_lambda_of_the_copy_reads_the_copy() -> None:
     assert model[0].extra(torch.ones(1, 4)).any()
 
 
-def test_what_cannot_be_copied_is_said_in_one_line() -> None:
+def test_what_cannot_be_copied_is_reported_in_one_line() -> None:
     model = nn.Sequential(Block(), Block()).eval()
     model.lock = threading.Lock()
     with pytest.raises(UnrollError, match=r"lock.*inplace=True or lesioned") as error:

@@ -1,4 +1,4 @@
-"""Whatever needs a model in eval mode says so in one way."""
+"""Everything that needs a model in eval mode refuses others with the same message."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -32,7 +32,7 @@ KINDS = [
 operations = st.lists(
     st.tuples(st.sampled_from(KINDS), st.integers(0, 2), st.integers(0, 2)),
     min_size=1,
-    max_size=4,  # so that no value passes 256, up to which bfloat16 has the whole numbers
+    max_size=4,  # so that no value exceeds 256, up to which bfloat16 represents all integers
 )
 
 

@@ -1,4 +1,6 @@
-"""What changes only the gradient is not lost in a graph: custom autograd functions and regions without gradients."""
+"""Operations that change only the gradient are not lost in a graph: custom autograd functions and regions without
+gradients.
+"""
 
 import copy
 from collections.abc import Callable
@@ -61,7 +63,7 @@ class Same(torch.autograd.Function):
 
 
 class Split(torch.autograd.Function):
-    """Two results, in the style with a context of its own."""
+    """Two results, in the style with setup_context."""
 
     @staticmethod
     def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,7 +92,7 @@ class Writes(torch.autograd.Function):
         return 5 * grad
 
 
-kept_sign = Sign.apply  # a name of its own, as libraries keep one
+kept_sign = Sign.apply  # bound to another name, as in libraries
 
 
 @torch.no_grad()

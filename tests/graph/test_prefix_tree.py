@@ -1,4 +1,4 @@
-"""Rows that begin alike are walked once."""
+"""Rows with a common prefix are evaluated once."""
 
 from hypothesis import given
 from hypothesis import strategies as st

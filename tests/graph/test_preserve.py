@@ -1,4 +1,4 @@
-"""A user's model is left as it was found: the traps of in-place layers, hooks, checkpointing, exceptions."""
+"""A user's model is left unchanged: the traps of in-place layers, hooks, checkpointing, exceptions."""
 
 import copy
 import random
@@ -147,7 +147,7 @@ def test_what_a_model_keeps_in_plain_containers_is_put_back(example: torch.Tenso
     assert model.cache == kept
 
 
-def test_a_hook_of_later_keeps_what_the_layer_gave() -> None:
+def test_a_hook_registered_later_keeps_the_output_of_the_layer() -> None:
     """In-place sums and activations must not write over a value that a hook registered after unrolling keeps."""
     model = resnet18().eval()
     net, seen = unroll(model), {}

@@ -1,4 +1,4 @@
-"""Python values that a forward reads: what a graph holds for good is compared, chance is refused."""
+"""Python values that a forward reads: constants of the graph are compared at each run, random ones are refused."""
 
 import math
 import random
@@ -106,7 +106,7 @@ def test_few_values_are_compared() -> None:
     assert 12 <= len(program.held_attributes) <= 3 * 16 + 8
 
 
-# chance
+# random numbers
 
 DRAWS: dict[str, Callable[[torch.Tensor], bool]] = {
     "torch.rand().item()": lambda x: torch.rand(()).item() < 0.5,
@@ -165,7 +165,7 @@ def test_blocks_that_chance_leaves_out_are_refused(
 
 
 @FRONT_ENDS
-def test_python_random_numbers_that_decide_nothing_are_no_matter(follow: Callable[[nn.Module], Program]) -> None:
+def test_python_random_numbers_that_decide_nothing_do_not_matter(follow: Callable[[nn.Module], Program]) -> None:
     class Draws(Layer):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x) * (1 + 0 * random.random() + 0 * np.random.rand())
@@ -198,7 +198,7 @@ def test_a_number_read_off_the_input_is_read_again_or_compared() -> None:
     model = Normalised(whole=True)
     net = UnrolledNetwork(model, lambda: record(model, x))
     assert torch.equal(net(x * 0.99), model(x * 0.99))
-    with pytest.raises(UnrollError, match="takes another"):
+    with pytest.raises(UnrollError, match="takes a different one"):
         net(other)
 
 
@@ -220,7 +220,7 @@ def test_a_membership_is_asked_again_not_the_truth_of_the_whole_tensor() -> None
     model = Padded()
     net = unroll(model, tokens)
     assert torch.equal(net(tokens + 2), model(tokens + 2))
-    with pytest.raises(UnrollError, match="takes another"):
+    with pytest.raises(UnrollError, match="takes a different one"):
         net(tokens - 1)
 
 
@@ -288,7 +288,7 @@ def test_what_python_computes_with_a_number_of_the_input_is_never_held(kind: str
         recorded(ByRule(PYTHON[kind]).eval())
 
 
-def test_a_number_that_is_only_kept_is_no_matter() -> None:
+def test_a_number_that_is_only_stored_does_not_matter() -> None:
     def kept(x: torch.Tensor) -> torch.Tensor:
         history.append(x.mean().item())
         return x.mean()
@@ -314,12 +314,12 @@ def test_what_is_decided_by_whole_numbers_and_truth_values_is_asked_again(kind: 
     net = unroll(model, x)
     assert len(net) == 1
     assert torch.equal(net(x / 2), model(x / 2))
-    with pytest.raises(UnrollError, match="takes another"):
+    with pytest.raises(UnrollError, match="takes a different one"):
         net(x - 2)
 
 
 class ByBuffer(nn.Module):
-    """Computes with a buffer of its own in several ways."""
+    """Computes with its own buffer in several ways."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
@@ -385,13 +385,13 @@ def test_questions_inside_blocks_are_asked_too(ask: Callable[[torch.Tensor], boo
             answers.append(True)
         except UnrollError:
             answers.append(False)
-    assert len(set(answers)) == 2  # some are answered as on the example
+    assert len(set(answers)) == 2  # some give the same answer as on the example
     if where == "branch":
         assert torch.isfinite(net(x, [1.0, 0.0, 1.0])).all()  # a branch that does not run asks nothing
 
 
 def test_held_tensors_may_hold_nan() -> None:
-    """NaN is no change of NaN; another number is one."""
+    """NaN in place of NaN is not a change; another number is."""
     value = torch.tensor([1.0, math.nan])
     held = HeldTensor.of("scale", value, view=False)
     held.check(value.clone())

@@ -271,7 +271,7 @@ def test_a_question_about_the_inputs_values_must_be_answered_as_on_the_example()
         net = recorded(model, (x, example))
         assert len(net) == 2
         assert torch.equal(net((x, example)), model(x, example))
-        with pytest.raises(UnrollError, match="takes another"):
+        with pytest.raises(UnrollError, match="takes a different one"):
             net((x, other))
         assert torch.equal(unroll(model, (x, other))((x, other)), model(x, other))
 
@@ -359,7 +359,7 @@ class Parts(nn.Module):
 
 
 class Masked(nn.Module):
-    """Writes over the edges of scores, having looked at them, as sliding-window attention does."""
+    """Reads the edges of scores and then overwrites them, as sliding-window attention does."""
 
     def __init__(self) -> None:
         super().__init__()

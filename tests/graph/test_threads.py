@@ -78,7 +78,7 @@ class Breaks(nn.Module):
 
 
 def patched() -> dict[str, object]:
-    """What the front ends replace for a moment."""
+    """The attributes that the front ends replace temporarily."""
     return {
         "modules": [
             {name: vars(kind).get(name) for name in ("__call__", "_call_impl", "__getattr__", "__getattribute__")}
@@ -103,7 +103,7 @@ def run_often(model: nn.Module, x: torch.Tensor, expected: torch.Tensor, stop: t
     runs = 0
     while not stop.is_set() or not runs:
         leaf = x.clone().requires_grad_()
-        torch.rand(3)  # another thread's random numbers are no business of a trace
+        torch.rand(3)  # another thread's random numbers must not affect a trace
         value = model(leaf)
         (gradient,) = torch.autograd.grad(value.sum(), leaf)
         assert torch.equal(value, expected)

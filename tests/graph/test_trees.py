@@ -1,4 +1,4 @@
-"""Nests of values: where torch's own pytree would lose what is in them."""
+"""Nests of values, including those whose contents torch's own pytree would lose."""
 
 from collections import OrderedDict, namedtuple
 from typing import Any
@@ -39,6 +39,6 @@ def test_every_leaf_is_met_and_nests_are_plain(tree: Any, plain: Any) -> None:
 
 
 def test_torchs_pytree_stops_at_them() -> None:
-    """Why there is a mapper of our own: should this fail one day, it can go."""
+    """Why we have our own mapper: if this fails one day, it can be removed."""
     for tree in (Book(a=1), Row([1]), slice(1, 2)):
         assert tree_leaves(tree) == [tree]

@@ -1,4 +1,4 @@
-"""Layers that return ``(hidden, *rest)``: the rest keeps nothing alive that is not needed."""
+"""Layers that return ``(hidden, *rest)``: the rest does not keep anything alive that is not needed."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_weights_that_nothing_reads_keep_no_branch(closed: bool) -> None:
             layer.attention = Opaque().double()
     net = unroll(model)
     assert [block.droppable for block in net] == [True] * 4
-    # of a closed attention's tuple the layer hands on a slice of unknown length, so it must go on making it
+    # the layer passes on a slice of unknown length of a closed attention's tuple, so it must still compute it
     assert [block.branch_parameters for block in net] == [0 if closed else 40, 20, 0 if closed else 40, 20]
     small = drop_blocks(net, [0, 2])
     assert torch.equal(small(x), net(x, [0.0, 1.0, 0.0, 1.0]))

@@ -1,4 +1,4 @@
-"""What decides a cell is what its fingerprint says: a journal gives back the values of the same settings alone."""
+"""Everything that determines a cell is in its fingerprint: a journal returns only values of the same settings."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -35,7 +35,7 @@ def squared(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return logits[:, 0] ** 2
 
 
-# For each field another value: a field that is added later has none, and the first test below fails.
+# Another value for each field. A field that is added later has none here, so the first test below fails.
 OF_CELLS: dict[str, tuple[Any, bool]] = {
     "data": (OTHERS, True),
     "metrics": (named_metrics(("loss",), DATA, squared), True),
@@ -101,7 +101,7 @@ def test_the_images_type_and_the_models_weights_count_and_its_train_flags_do_not
     assert fingerprint(replace(same, space=WeightSpace(training, DIRECTIONS))) != fingerprint(cells)
 
 
-def test_names_that_are_no_fields_are_refused() -> None:
+def test_names_that_are_not_fields_are_refused() -> None:
     with pytest.raises(ValueError, match="expected fields of CellSettings, got colour"):
         deciding(CellSettings(), aside={"colour"})
 

@@ -65,7 +65,7 @@ def test_every_cell_is_the_network_at_its_gates(net, data, fast: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("batchnorm", ["frozen", "recalibrated", "batch"])
-def test_statistics_at_each_cell_are_what_they_are_called(net, data, batchnorm: str, fast: bool) -> None:
+def test_statistics_at_each_cell_match_their_definition(net, data, batchnorm: str, fast: bool) -> None:
     """Cell by cell a literal model with gates; statistics of two batches of other images, or of batches of 4, 3, 4."""
     x = torch.randn(140, 3, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.5
     others = ImageData(x, torch.zeros(140, dtype=torch.long), data.classes, (0.0,) * 3, (1.0,) * 3, "o", torch.float64)

@@ -1,4 +1,4 @@
-"""Products with curvature matrices: against dense second derivatives, and what style.md warns of."""
+"""Products with curvature matrices: against dense second derivatives, and known traps."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_own_loss_is_summed_over_samples_and_must_have_one_each() -> None:
 
 
 @pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
-def test_model_is_left_as_found_also_after_an_exception(kind: str) -> None:
+def test_model_is_left_unchanged_also_after_an_exception(kind: str) -> None:
     net, (x, target) = tiny_network(2), tiny_batch(4)
     model = net.model
     model.register_forward_hook(lambda *_: None)
@@ -223,7 +223,7 @@ def test_hooks_that_count_keep_their_buffers_as_they_were() -> None:
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of tensors made within it that are still alive."""
+    """Counts the bytes of tensors created within it that are still alive."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -247,7 +247,7 @@ def test_products_leave_no_graph_behind(kept: bool) -> None:
     operator = curvature_operator(net, [(x, target)])
     v = torch.ones(len(operator))
     operator @ v
-    gc.disable()  # what only the collector could free would pile up
+    gc.disable()  # what only the garbage collector could free would pile up
     try:
         tracemalloc.start()
         counts = []
@@ -429,7 +429,7 @@ class Twice(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
-def test_products_with_a_layer_that_stands_under_two_names(kind: str) -> None:
+def test_products_with_a_layer_that_has_two_names(kind: str) -> None:
     torch.manual_seed(0)
     model, x, labels = Twice().double().eval(), torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1])
     weight, operator = model.one.weight, curvature_operator(model, [(x, labels)], kind=kind)

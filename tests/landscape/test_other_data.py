@@ -1,4 +1,4 @@
-"""Surfaces of networks that read no images: tokens, series, numbers, masks, flags, several inputs."""
+"""Surfaces of networks on data other than images: tokens, series, numbers, masks, flags, several inputs."""
 
 import copy
 import math
@@ -259,7 +259,7 @@ def test_a_model_of_masked_words_has_its_own_loss_at_the_origin() -> None:
     assert line.loss == "pixel_loss"
 
 
-def test_what_stands_on_surfaces_takes_them_too() -> None:
+def test_functions_of_surfaces_accept_them_too() -> None:
     one = case("tokens")
     study = roughness_study(one.model, one.data, seeds=[0], x=[-1, 0, 1], y=[-1, 0, 1], progress=False)
     plane_of_study = [random_direction(one.model, seed=seed) for seed in (0, 1)]
@@ -317,7 +317,7 @@ def test_curvature_of_a_metric_is_that_of_the_function() -> None:
     np.testing.assert_allclose(by_name.dense(), usual.dense(), rtol=1e-12, atol=1e-15)
 
 
-def test_losses_that_curvature_cannot_take_are_refused_in_a_line() -> None:
+def test_losses_that_curvature_cannot_take_are_refused_in_one_line() -> None:
     one = case("tokens")
     with pytest.raises(ValueError, match="expected a loss that is a mean over samples or positions, got 'perplexity'"):
         curvature_operator(one.model, one.data, loss="perplexity")
@@ -356,7 +356,7 @@ def test_what_does_not_fit_is_refused_before_any_cell(kind: str, options: dict[s
     assert "\n" not in str(error.value)
 
 
-def test_examples_that_the_model_does_not_accept_are_refused_in_a_line() -> None:
+def test_examples_that_the_model_does_not_accept_are_refused_in_one_line() -> None:
     series = case("series").data
     data: ImageSource = (series.x[:, :1], series.targets)
     model = case("series").model

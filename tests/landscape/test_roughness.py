@@ -73,7 +73,7 @@ def test_rounding_decides_nothing(points: int, dtype: type, height, undecided: i
     assert (found.convex, found.negative, found.undecided) == (1, 0, undecided)
 
 
-def test_noise_of_the_cells_is_told_from_bumps() -> None:
+def test_noise_of_the_cells_is_distinguished_from_bumps() -> None:
     x = np.linspace(-1, 1, 25)
     bowl = x**2 + x[:, None] ** 2
     noisy = Surface.of(x, x, loss=bowl + np.random.default_rng(0).normal(0, 0.01, bowl.shape))
@@ -186,7 +186,7 @@ def test_intervals_are_students() -> None:
     assert 0 <= low < mean < high <= 1
 
 
-def test_numbers_that_are_all_alike_are_not_certain() -> None:
+def test_numbers_that_are_all_equal_are_not_certain() -> None:
     mean, low, high = study([[1.0, 1.0, 1.0]]).interval("convex")
     assert (mean, high) == (1, 1)
     assert low < 1

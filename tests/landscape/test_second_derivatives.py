@@ -57,9 +57,9 @@ def normed(kind: str) -> nn.Module:
 def test_weight_norm_is_refused_by_name(kind: str, dtype: torch.dtype) -> None:
     model, (x, y) = made(normed(kind)).to(dtype), batch()
     operator = curvature_operator(model, [(x.to(dtype), y)])
-    with pytest.raises(ValueError, match=r"symmetric.*weight_norm of (Parametrized)?Linear \(1\)") as told:
+    with pytest.raises(ValueError, match=r"symmetric.*weight_norm of (Parametrized)?Linear \(1\)") as caught:
         operator.dense()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     with pytest.raises(TypeError, match="weight_norm"):
         curvature_operator(model, [(x.to(dtype), y)], kind="gauss_newton").dense()
 
@@ -89,7 +89,7 @@ class Scaled(nn.Module):
 
 def test_an_unknown_wrong_layer_is_found_where_its_own_block_is_symmetric() -> None:
     model, (x, y) = made(Scaled()), batch()
-    with pytest.raises(ValueError, match="a layer that could not be told"):
+    with pytest.raises(ValueError, match="a layer that could not be identified"):
         curvature_operator(model, [(x, y)]).dense()
 
 
@@ -118,8 +118,8 @@ def test_right_layers_pass(layer: nn.Module, dtype: torch.dtype) -> None:
     assert operator.products == len(operator)
 
 
-def test_a_hessian_that_rounding_drowns_is_no_wrong_layer() -> None:
-    """Sure of all its answers: second derivatives of 1e-7, which float32 computes as differences of larger numbers."""
+def test_a_hessian_below_rounding_error_is_not_a_wrong_layer() -> None:
+    """Certain of all its answers: second derivatives of 1e-7 are differences of larger numbers in float32."""
     torch.manual_seed(0)
     sure, (x, y) = nn.Linear(3, 3).eval(), batch()
     sure.bias.data += torch.tensor([16.0, 0.0, 0.0])
@@ -133,8 +133,8 @@ def test_a_hessian_that_rounding_drowns_is_no_wrong_layer() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("logits", [30.0, 38.0, 50.0, 80.0])
-def test_a_hessian_that_float64_drowns_too_is_no_wrong_layer(logits: float, dtype: torch.dtype) -> None:
-    """Surer still: even in float64 what is left is rounding, and not symmetric."""
+def test_a_hessian_below_float64_rounding_error_is_not_a_wrong_layer(logits: float, dtype: torch.dtype) -> None:
+    """Even more certain: even in float64 only rounding errors remain, which are not symmetric."""
     torch.manual_seed(0)
     sure, (x, y) = nn.Linear(3, 3).eval().to(dtype), batch()
     sure.bias.data += torch.tensor([logits, 0.0, 0.0])

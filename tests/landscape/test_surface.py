@@ -79,7 +79,7 @@ def test_a_line() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("batchnorm", ["frozen", "recalibrated", "batch"])
 @pytest.mark.parametrize("options", [{}, {"preactivation": True}, {"residual": False}, {"shortcut": "B"}], ids=str)
-def test_each_choice_of_statistics_is_what_it_says(batchnorm: str, options: dict) -> None:
+def test_each_choice_of_statistics_matches_its_definition(batchnorm: str, options: dict) -> None:
     model, data = tiny(**options), images()
     x, y = [-0.5, 0.0, 0.4], [0.0, 0.7]
     d = plane(model)
@@ -254,7 +254,7 @@ def snapshot(model: nn.Module) -> list[torch.Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("batchnorm", ["frozen", "recalibrated", "batch"])
-def test_a_model_in_train_mode_is_plotted_in_eval_mode_and_left_as_it_was(batchnorm: str, fast: bool) -> None:
+def test_a_model_in_train_mode_is_plotted_in_eval_mode_and_left_unchanged(batchnorm: str, fast: bool) -> None:
     model, data = tiny(), images()
     model.pool = nn.Dropout(0.3).eval()
     d = plane(model)
@@ -276,7 +276,7 @@ def test_a_model_in_train_mode_is_plotted_in_eval_mode_and_left_as_it_was(batchn
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_the_model_is_as_it_was_after_an_exception() -> None:
+def test_the_model_is_unchanged_after_an_exception() -> None:
     model, data = tiny().train(), images()
     before = snapshot(model)
 

@@ -1,4 +1,4 @@
-"""Trajectories in their principal plane: against PCA written out, and the losses they stand for."""
+"""Trajectories in their principal plane: against PCA written out, and the losses at the projections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies of networks on data that are no images: the values are those of really dropping the blocks."""
+"""Studies of networks on data other than images: the values equal those of really dropping the blocks."""
 
 import numpy as np
 import pytest
@@ -178,7 +178,7 @@ def test_examples_are_refused_where_they_do_not_fit_together() -> None:
     assert data.fingerprint != part.fingerprint
 
 
-def test_samples_in_a_list_are_told_from_batches(cases: dict) -> None:
+def test_samples_in_a_list_are_distinguished_from_batches(cases: dict) -> None:
     one, _ = cases["numbers"]
     x, y = one.data.x, one.data.targets
     pairs = [(x[index], y[index]) for index in range(len(x))]

@@ -98,7 +98,9 @@ def test_modules_called_one_by_one(build: Callable, arranged: dict) -> None:
         for row, steps in enumerate(arranged.values()):
             expected = literal(data.x, steps)[:, 0].numpy()
             assert np.allclose(record.per_image[1 + row], expected, rtol=0, atol=1e-10), record.names[row]
-            assert np.ptp(expected) > 1e-3 or not len(steps)  # without layers, the class token sees no image
+            assert np.ptp(expected) > 1e-3 or not len(
+                steps
+            )  # without layers, the class token cannot depend on the image
             if record.names[row] != "itself":
                 assert not np.allclose(expected, full, atol=1e-3)
     assert np.allclose(record.per_image[0], full, rtol=0, atol=1e-10)

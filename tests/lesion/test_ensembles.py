@@ -1,4 +1,4 @@
-"""The ensemble of the last blocks' networks against its definition: every subset run by itself, and summed."""
+"""The ensemble of the last blocks' networks against its definition: every subset run separately, and summed."""
 
 import itertools
 
@@ -20,7 +20,7 @@ QUIET = {"progress": False}
 def net() -> UnrolledNetwork:
     """Six post-activation blocks; the last four hold one that changes the shape."""
     model = randomise_norms(cifar_resnet(14, widths=(4, 6, 8), seed=0)).eval().double()
-    model.linear.weight.data *= 30  # else all members predict nearly the same
+    model.linear.weight.data *= 30  # otherwise all members predict nearly the same
     return unroll(model)
 
 

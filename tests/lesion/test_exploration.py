@@ -1,4 +1,4 @@
-"""Sets of blocks measured together against literal deletion of each, and what is told of sets that were not."""
+"""Sets of blocks measured together against literal deletion of each, and estimates for sets that were not."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_the_error_is_that_of_checks_that_delete_about_as_many() -> None:
     assert estimate.error_of(0.5, deleted=0) == pytest.approx(0.01 * 10 / 20)
 
 
-def test_a_network_whose_blocks_do_not_interact_is_told_well() -> None:
+def test_a_network_whose_blocks_do_not_interact_is_explained_well() -> None:
     """Branches that add constants to the logits: the margins are sums over blocks, and interpolation finds them."""
 
     class Sum(torch.nn.Module):
@@ -173,7 +173,7 @@ def test_margins_have_the_sign_of_the_answer_and_the_odds_of_the_label() -> None
     signed = signed_loss(logits, labels, logits).numpy()
     margins = margins_of(np.abs(signed)[None], (signed < 0)[None])[0]
     odds = torch.logit(logits.softmax(1)[torch.arange(3), labels]).numpy()
-    assert odds[0] < 0  # right with less than half: of no sign, not of the wrong one
+    assert odds[0] < 0  # correct with a probability below one half: a margin of zero, not of the wrong sign
     np.testing.assert_allclose(margins, [0.0, odds[1], odds[2]], atol=1e-12)
 
 
@@ -233,7 +233,7 @@ def test_the_block_game_takes_what_was_measured(every: Exploration) -> None:
     np.testing.assert_allclose(some.values, block_values(net, data, blocks=[1, 4], progress=False).values, rtol=1e-10)
 
 
-def test_what_is_known_of_some_sets_only_is_taken_for_those() -> None:
+def test_known_values_of_some_sets_are_used_for_those_only() -> None:
     net, data = network(), images()
     known = explore(net, data, blocks=[0, 1, 2], progress=False)
     shared = block_values(net, data, method="leave-one-out", known=known, progress=False)
@@ -243,7 +243,7 @@ def test_what_is_known_of_some_sets_only_is_taken_for_those() -> None:
 
 
 @pytest.mark.parametrize("change", ["images", "model", "metric"])
-def test_what_is_known_of_something_else_is_refused(every: Exploration, change: str) -> None:
+def test_known_values_of_something_else_are_refused(every: Exploration, change: str) -> None:
     net = network(20) if change == "model" else network()
     data = images(6) if change == "images" else images()
     metric = {"metric": "error"} if change == "metric" else {}

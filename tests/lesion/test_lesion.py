@@ -193,7 +193,7 @@ class Scaled(torch.nn.Module):
         return x / 2
 
 
-def test_branches_without_weights_are_no_blocks() -> None:
+def test_branches_without_weights_are_not_blocks() -> None:
     class Bare(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -258,6 +258,6 @@ def test_the_interval_of_a_share_holds_the_share(count: int) -> None:
 
 
 @pytest.mark.parametrize("metric", [lambda logits, labels: labels, torch.nn.CrossEntropyLoss(reduction="none")])
-def test_metrics_of_too_few_arguments_are_told_before_the_work(metric) -> None:
+def test_metrics_of_too_few_arguments_are_reported_before_the_work(metric) -> None:
     with pytest.raises(TypeError, match=r"a metric of three arguments \(logits, labels, .*got .*; wrap it"):
         single_deletions(unroll(tiny()), random_images(), metric=metric)

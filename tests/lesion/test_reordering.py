@@ -1,4 +1,4 @@
-"""Reordered networks against calling the blocks one by one, and the distance of orders by counting."""
+"""Reordered networks against calling the blocks one by one, and the distance of orders against counting."""
 
 import sys
 from itertools import combinations
@@ -190,7 +190,7 @@ def test_only_blocks_of_equal_shape_change_places() -> None:
     assert np.array_equal(record.per_image, again.per_image)
 
 
-def test_orders_that_begin_alike_share_their_beginnings() -> None:
+def test_orders_with_a_common_prefix_share_its_evaluation() -> None:
     net, data = unroll(tiny()), images(4)
     record = reorderings(net, data, [1, 2, 8], draws=8)
     rows = [tuple(range(9)), *map(tuple, record.orders.tolist())]
@@ -285,7 +285,7 @@ def test_nothing_to_reorder() -> None:
 
 
 class TwoParts(nn.Module):
-    """Two blocks of one module, with an activation of its own between them."""
+    """Two blocks of one module, with one of its activations between them."""
 
     def __init__(self, between: nn.Module) -> None:
         super().__init__()
@@ -296,7 +296,7 @@ class TwoParts(nn.Module):
         return x + self.two(x)
 
 
-def test_what_stands_between_the_blocks_of_a_block_moves_with_it() -> None:
+def test_operations_between_the_blocks_of_a_module_move_with_it() -> None:
     torch.manual_seed(0)
     blocks = [TwoParts(between) for between in (nn.Tanh(), nn.ReLU(), nn.Sigmoid())]
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), *blocks, nn.Linear(4, 10)).double().eval()

@@ -96,7 +96,7 @@ def test_a_checkpoint_can_be_read_by_whom_the_umask_lets(tmp_path) -> None:
     assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-def test_a_fact_that_is_no_json_leaves_no_file(tmp_path) -> None:
+def test_a_fact_that_is_not_json_leaves_no_file(tmp_path) -> None:
     with pytest.raises(TypeError, match="JSON can represent"):
         save_checkpoint(nn.Linear(2, 2), tmp_path / "net.safetensors", data=object())
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Whatever member of the family is drawn: it unrolls exactly, its twin shares its weights, its checkpoint loads."""
+"""For every member of the family: it unrolls exactly, its twin shares its weights, its checkpoint loads."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Checkpoints of the wild: whatever a file is called, and whatever stands around and before its tensors."""
+"""Checkpoints in the wild: any file name, any containers around the tensors, and any prefixes of their names."""
 
 from __future__ import annotations
 
@@ -88,15 +88,15 @@ def test_every_layout_is_read_in_every_way_a_model_is_named(tmp_path, name: str)
 
 
 @pytest.mark.parametrize("ending", ["pt", "safetensors"])
-def test_what_is_no_part_of_the_model_is_named(tmp_path, ending: str) -> None:
+def test_tensors_that_are_not_part_of_the_model_are_named(tmp_path, ending: str) -> None:
     path = tmp_path / f"net.{ending}"
     content = {**under("model."), "criterion.weight": torch.ones(10), "teacher.conv.weight": torch.ones(1)}
     content |= {"model.layer1.total_ops": torch.ones(1)}
     safetensors.torch.save_file(content, path) if ending == "safetensors" else torch.save(content, path)
     for spec in (str(path), f"{NAME}@{path}"):
-        with pytest.warns(UserWarning, match=r"3 tensors that are not part of the model .*criterion\.weight") as told:
+        with pytest.warns(UserWarning, match=r"3 tensors that are not part of the model .*criterion\.weight") as warned:
             assert torch.allclose(load_model(spec)(X), WANT)
-        assert len(told) == 1
+        assert len(warned) == 1
 
 
 def test_a_part_of_the_network_is_never_left_out(tmp_path) -> None:
@@ -145,7 +145,7 @@ class Danger:
     ],
     ids=["model", "code", "list", "no state", "numbers", "empty"],
 )
-def test_what_is_no_state_dict_is_told_in_one_line(tmp_path, capsys, content: Any, message: str) -> None:
+def test_anything_but_a_state_dict_is_refused_in_one_line(tmp_path, capsys, content: Any, message: str) -> None:
     torch.save(content, tmp_path / "x.pt")
     for spec in (str(tmp_path / "x.pt"), f"{NAME}@{tmp_path / 'x.pt'}"):
         with pytest.raises(ValueError, match=message) as error:

@@ -48,9 +48,9 @@ def code_of_a_folder_is_never_run(tmp_path) -> None:
         if kind == "resnet" and not options:
             assert load_model(f"hf:{folder}").__class__.__module__.startswith("transformers.")
             continue
-        with pytest.raises(ValueError, match="expected a folder whose code need not be run, got") as told:
+        with pytest.raises(ValueError, match="expected a folder whose code need not be run, got") as caught:
             load_model(f"hf:{folder}", **options)
-        assert len(str(told.value).splitlines()) == 1
+        assert len(str(caught.value).splitlines()) == 1
     assert not executed.exists()
 
 
@@ -97,7 +97,7 @@ def test_nothing_that_was_asked_for_is_ignored(spec: str, options: dict, message
         load_model(spec, **options)
 
 
-def test_a_module_is_no_name() -> None:
+def test_a_module_is_not_a_name() -> None:
     with pytest.raises(TypeError, match="need not be loaded"):
         load_model(cifar_resnet(8))  # type: ignore[arg-type]
 

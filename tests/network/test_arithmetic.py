@@ -1,4 +1,4 @@
-"""The operations that a network is written down as give its numbers, by loops that know nothing of PyTorch."""
+"""The list of operations of a network gives its outputs, by loops that do not use PyTorch."""
 
 from __future__ import annotations
 
@@ -113,11 +113,11 @@ UNKNOWN = {
     "circular padding": (lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), "pads with other values"),
     "unequal padding": (lambda: nn.Conv2d(4, 4, 2, padding="same"), "padding of unequal sides"),
     "positions": (lambda: nn.Linear(3, 3), "a linear layer on positions"),
-    "rows": (lambda: Called(lambda y: y * y.mean(3, keepdim=True)), "a mean over other axes"),
+    "rows": (lambda: Called(lambda y: y * y.mean(3, keepdim=True)), "a mean over axes other"),
     "pixels": (lambda: Called(lambda y: y * torch.arange(3.0).double()), "differs between pixels"),
     "softmax": (lambda: Called(lambda y: y.softmax(1)), "softmax"),
     "mirrored": (lambda: Called(lambda y: F.pad(y, (1, 1, 1, 1), mode="reflect")[..., :3, :3]), "anything but zeros"),
-    "images": (lambda: Called(lambda y: y - y.mean(0, keepdim=True)), "a mean over other axes"),
+    "images": (lambda: Called(lambda y: y - y.mean(0, keepdim=True)), "a mean over axes other"),
     "division": (lambda: Called(lambda y: y / (1 + y.abs())), "abs"),
     "hook": (with_hook, "hook"),
 }  # fmt: skip
@@ -161,7 +161,7 @@ def test_a_recorded_network_has_the_operations_of_a_traced_one() -> None:
 
 
 def test_the_rest_of_everything_does_something() -> None:
-    """A network in which each block matters, or a wrong operation in it would not be seen."""
+    """A network in which each block matters; otherwise a wrong operation in it would go unnoticed."""
     net, x = network("everything")
     assert isinstance(net.model, Everything)
     assert len(net) == 5

@@ -153,7 +153,7 @@ def test_a_copy_in_another_mode_is_followed_again() -> None:
 
 
 class Reader(nn.Module):
-    """A block whose forward looks at what folding a norm exchanges."""
+    """A block whose forward inspects a module that folding a norm replaces."""
 
     def __init__(self, look: Callable[[Reader, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         super().__init__()

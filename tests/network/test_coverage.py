@@ -58,7 +58,7 @@ def test_model_is_right_in_every_column(key: str) -> None:
 
 
 def test_a_missing_block_is_seen() -> None:
-    """The table must not be right whatever `unroll` finds: without one owner, or with another, it says so."""
+    """The table must not count every result of `unroll` as right: with an owner missing or changed, it reports that."""
     entry: Entry = ENTRIES["torch/nn.Transformer"]
     judgement = judge(sites(entry.build().eval().double(), batch_of(entry, 1, 0)))
     owners = [path for path, blocks in judgement.blocks.items() for _ in range(blocks)]

@@ -1,4 +1,4 @@
-"""Networks that are no chains: every kind against the same network with its gates written out by hand."""
+"""Networks that are not chains: every kind against the same network with its gates written out by hand."""
 
 import copy
 import itertools
@@ -406,7 +406,7 @@ def test_discovery_is_near_linear_in_depth() -> None:
     assert calls_per_block(240) < 1.5 * calls_per_block(60)
 
 
-def test_an_output_that_is_not_there_is_one_line() -> None:
+def test_a_missing_output_is_one_line() -> None:
     for model, advice in ((make(SideTaps), "leave output out"), (Several(), "choose one of 'map0'")):
         with pytest.raises(UnrollError, match=advice) as caught:
             unroll(model, output="logit")

@@ -294,7 +294,7 @@ def test_wrong_gates(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("gates", [{"layer1.0": 0.0}, "all", [1.0, None], torch.ones(3, dtype=torch.complex64)])
-def test_gates_that_are_no_real_numbers(gates: object) -> None:
+def test_gates_that_are_not_real_numbers(gates: object) -> None:
     net = unroll(cifar_resnet(20, in_channels=1).eval())
     with pytest.raises(TypeError, match="expected gates to be"):
         net(torch.zeros(1, 1, 8, 8), gates)  # type: ignore[arg-type]
@@ -557,7 +557,7 @@ def test_branches_may_be_scripted() -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", "layer", "#", "#1"])
-def test_a_part_of_a_name_is_no_name(name: str) -> None:
+def test_a_part_of_a_name_is_not_a_name(name: str) -> None:
     """An empty one was once that of every block that runs once."""
     net = unroll(cifar_resnet(8, in_channels=1, widths=(2, 2, 2)).eval())
     with pytest.raises(BlockIndexError):

@@ -25,7 +25,7 @@ _BESIDE = {"rounding": 1e-9, "slightly": 1e-4}  # the share of the input's gradi
 
 
 class Cheats(nn.Module):
-    """Whose call changes the gradient where no graph sees it: of the input, of one layer, or not at all."""
+    """Its call changes a gradient in a way that no graph shows: that of the input, of one layer, or none."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def test_a_gradient_that_is_not_the_models_is_named(what: str) -> None:
     assert what == "layer" or found[0] == "the input"
 
 
-def test_rounding_of_a_gradient_is_no_other_gradient() -> None:
+def test_a_rounded_gradient_is_not_a_different_gradient() -> None:
     """Deep networks of random weights amplify it beyond what outputs show (pytorchcv's resattnet56: 2e-10)."""
     for what, follows in (("rounding", True), ("slightly", False)):
         model = Cheats(what).double().eval()

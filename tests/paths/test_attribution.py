@@ -71,7 +71,7 @@ def test_shapley_sampling_converges_to_the_shapley_value() -> None:
     assert float((found.values - gains).abs().max()) < 0.1 * float(gains.abs().max())
 
 
-def test_shapley_leaves_chance_as_it_was() -> None:
+def test_shapley_does_not_change_the_random_state() -> None:
     net = tiny_network(3)
     before = torch.get_rng_state()
     one, again = (attribute_blocks(net, *tiny_batch(), method="shapley", draws=3, seed=4) for _ in range(2))

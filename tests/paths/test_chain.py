@@ -113,13 +113,13 @@ NOT_CHAINS: dict[str, Layer] = {
 }
 
 
-def test_a_weight_that_is_the_earlier_value_itself_is_no_chain() -> None:
+def test_a_weight_that_is_the_earlier_value_itself_is_not_a_chain() -> None:
     leaf = torch.randn(4, 4, 1, 1, requires_grad=True)
     assert chain_between(F.conv2d(leaf, leaf), leaf) is None
 
 
 @pytest.mark.parametrize("name", NOT_CHAINS)
-def test_is_no_chain(name: str) -> None:
+def test_is_not_a_chain(name: str) -> None:
     layers = NOT_CHAINS[name]
     entry, output = recorded(layers, torch.randn(2, 4, 5, 5))
     assert chain_between(output, entry) is None

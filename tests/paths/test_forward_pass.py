@@ -109,7 +109,7 @@ def test_the_terms_of_a_vertex_sum_to_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a chain of convolutions", "mixture", "siamese"])
 def test_the_ordinary_gradient_is_not_cut(name: str) -> None:
-    """In a chain it comes from the record itself, elsewhere from a pass of its own: both are the model's."""
+    """In a chain it comes from the record itself, elsewhere from a separate pass: both equal the model's."""
     record = recorded(name)
     assert record.graph.is_chain is (name != "mixture")
     net, x = NETWORKS[name]()

@@ -1,4 +1,6 @@
-"""Paths of networks whose blocks are no chain: against ordinary backward passes, and against every set of branches."""
+"""Paths of networks whose blocks do not form a chain: against ordinary backward passes, and against every set of
+branches.
+"""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_poisson_binomial_is_the_product_of_its_factors(keep: list[float]) -> No
     assert distribution.variance == pytest.approx(spread, abs=1e-9)
 
 
-def test_keep_one_half_is_all_paths_alike() -> None:
+def test_keep_one_half_weights_all_paths_equally() -> None:
     np.testing.assert_allclose(
         path_lengths(200, keep=0.5).log_probability, path_lengths(200).log_probability, atol=1e-9
     )

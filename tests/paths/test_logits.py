@@ -195,7 +195,7 @@ def test_targets_out_of_range_are_refused() -> None:
     ids=["weight_norm", "spectral_norm", "prune"],
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_a_layer_that_keeps_its_weight_of_each_run_is_left_as_it_was(reparametrise: Callable[..., Any]) -> None:
+def test_a_layer_that_stores_the_weight_of_each_run_is_left_unchanged(reparametrise: Callable[..., Any]) -> None:
     """Such layers compute an attribute anew in every forward pass: not one that a transformation wrapped may stay."""
     model = cifar_resnet(8, in_channels=1, widths=(2, 2, 4), seed=0).double().eval()
     layer = model.layer2[0].conv1

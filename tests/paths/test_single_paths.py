@@ -120,7 +120,7 @@ def _same_example(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_energy_interval_covers_as_often_as_it_says() -> None:
+def test_energy_interval_has_its_nominal_coverage() -> None:
     net = tiny_network(6)
     truth = enumerate_path_gradients(net, *tiny_batch(1)).energy_by_length()[2:6]
     found = path_energy(net, *_same_example(500), draws=64, columns=2)
@@ -129,7 +129,7 @@ def test_energy_interval_covers_as_often_as_it_says() -> None:
 
 
 @pytest.mark.slow
-def test_sampling_interval_covers_as_often_as_it_says() -> None:
+def test_sampling_interval_has_its_nominal_coverage() -> None:
     net = tiny_network(6)
     truth = enumerate_path_gradients(net, *tiny_batch(1)).mean_by_length()[1:6]
     hits = []

@@ -58,7 +58,7 @@ def test_other_names_are_written_in_full(names: list[str]) -> None:
     assert texts(ax, minor=True) == []
 
 
-def test_what_is_no_block_keeps_its_name_among_the_numbers() -> None:
+def test_entries_other_than_blocks_keep_their_names_among_the_numbers() -> None:
     ax = drawn(["stem", "layer1.0", "layer1.1"])
     assert texts(ax) == ["stem", "0", "1"]
     assert [label.get_rotation() for label in ax.get_xticklabels()] == [90, 0, 0]

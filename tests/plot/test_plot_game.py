@@ -51,7 +51,7 @@ def test_the_values_add_up_from_no_block_to_all(game) -> None:
     assert ax.yaxis_inverted()
 
 
-def test_values_that_are_no_numbers_are_told_before_matplotlib_meets_them(game) -> None:
+def test_values_that_are_not_numbers_are_reported_before_matplotlib_meets_them(game) -> None:
     with pytest.raises(ValueError, match=r"^expected finite values to add up, got NaN or infinities of the loss$"):
         plot_value_waterfall(dataclasses.replace(game, full=float("nan")))
 
@@ -68,7 +68,7 @@ def test_an_error_becomes_an_accuracy_that_rises() -> None:
     assert [text.get_text() for text in ax.texts] == ["+60", "+20", "+0"]
 
 
-def test_what_values_leave_over_is_a_bar_of_its_own() -> None:
+def test_the_remainder_of_values_is_a_separate_bar() -> None:
     ax = plot_value_waterfall(_game(np.array([0.3, 0.1]), "loss", full=1.0, empty=2.0))
     assert [label.get_text() for label in ax.get_yticklabels()][-2:] == ["acting together", "all blocks"]
     np.testing.assert_allclose(bars(ax)[-1], (1.6, 1.0))

@@ -88,7 +88,7 @@ def test_shares_of_the_gradient_add_up_to_all_of_it() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])
-def test_no_gradient_at_all_is_told_before_matplotlib_meets_it(value: float) -> None:
+def test_no_gradient_at_all_is_reported_before_matplotlib_meets_it(value: float) -> None:
     split = gradient_by_length(tiny_network(5), *tiny_batch())
     nothing = {name: torch.full_like(getattr(split, name), value) for name in ("norms", "total_norm")}
     gone = dataclasses.replace(split, **nothing, share=torch.full_like(split.share, float("nan")))

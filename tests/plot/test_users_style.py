@@ -66,7 +66,7 @@ def test_sizes_and_figure_are_those_of_the_style(record) -> None:
     assert ax.containers[0].lines[0].get_markersize() == pytest.approx(7)
 
 
-def test_no_plot_names_a_size_or_a_colour_of_its_own() -> None:
+def test_no_plot_hard_codes_a_size_or_a_colour() -> None:
     folder = Path(plot.__file__).parent
     sized = r"(fontsize|labelsize|markersize|linewidth|capsize)=\d*\.?\d*[1-9]|\bcolor=\"(?!white|#111111)"
     assert [path.name for path in folder.glob("*.py") if re.search(sized, path.read_text())] == []
@@ -161,7 +161,7 @@ def test_a_color_is_that_of_the_record(record) -> None:
 
 def test_matplotlibs_own_cycle_gives_colours_that_colour_blind_readers_tell_apart() -> None:
     ax = column()
-    ax.plot([0, 1], [0, 1])  # of the user: the cycle goes on from there
+    ax.plot([0, 1], [0, 1])  # the user's own line: the cycle continues from there
     plot_surface_line(line(), ax=ax)
     assert to_hex(ax.lines[-1].get_color()) == "#e69f00"
 

@@ -138,7 +138,7 @@ def test_records_of_another_kind_and_other_files_are_refused(tmp_path) -> None:
     "named",
     ["os:system", "builtins:eval", "resnet_paths.files:write_text", "resnet_paths.records.record:Record", "nowhere:No"],
 )
-def test_a_file_cannot_call_what_it_likes(named, tmp_path) -> None:
+def test_a_file_cannot_call_arbitrary_functions(named, tmp_path) -> None:
     content = {"format": 1, "content": {"class": named, "fields": {}}}
     np.savez(tmp_path / "bad.npz", record=np.frombuffer(json.dumps(content).encode(), np.uint8))
     with pytest.raises(ValueError, match="expected a record written by its save method"):

@@ -69,7 +69,7 @@ class WrittenNorm(nn.Module):
 
 
 class DenseOperator(CurvatureOperator):
-    """A matrix in an operator's clothes: estimators can be run over hundreds of seeds."""
+    """A matrix with an operator's interface, so that estimators can be run over hundreds of seeds."""
 
     def __init__(self, matrix: torch.Tensor) -> None:
         self.matrix, self.model, self.kind, self.names = matrix, nn.Linear(1, 1), "hessian", ("all",)

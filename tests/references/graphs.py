@@ -1,4 +1,4 @@
-"""Small networks whose blocks are no chain, in float64, with the number of paths of each length counted by hand."""
+"""Networks whose blocks do not form a chain, in float64, with the number of paths of each length counted by hand."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class UNet(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """A feature pyramid: every stage is read by a lateral of its own."""
+    """A feature pyramid: every stage is read by its own lateral projection."""
 
     def __init__(self) -> None:
         super().__init__()

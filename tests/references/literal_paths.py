@@ -2,9 +2,9 @@
 
 Nothing of a forward pass changes when a branch b is replaced by ``b.detach() + t (b - b.detach())``, but the gradient
 that comes through it is multiplied by t. So the ordinary gradient is a polynomial in the branches' factors, and its
-coefficients are the sums over paths: with one factor for all branches those of each length (from backward passes at as
-many points as there are lengths), with a factor of its own for each those of each set of branches (from all vectors of
-zeros and ones).
+coefficients are the sums over paths: with one factor for all branches, those of each length (from backward passes at as
+many points as there are lengths); with a separate factor for each branch, those of each set of branches (from all
+vectors of zeros and ones).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The budget of a report: kept whatever stages cost, divided fairly, and told on the page."""
+"""The budget of a report: kept whatever the stages cost, divided fairly, and explained on the page."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ QUICK_DRAWS = 100
 
 
 def timed(name: str, clock: FakeClock, cost: float, said: float | None = None, fixed: float = 0.0, weight: float = 1.0):
-    """A stage whose draws cost some seconds each, and which says so rightly or wrongly."""
+    """A stage whose draws cost some seconds each, and whose estimate of this is right or wrong."""
 
     def run(subject: Subject, options) -> Section:
         clock.now += fixed + cost * options["draws"]
@@ -76,7 +76,7 @@ def test_a_report_that_fits_has_the_usual_sizes_and_ends_early(subject) -> None:
 @pytest.mark.parametrize("seconds", [60.0, 180.0, 600.0])
 @pytest.mark.parametrize("wrong", [0.3, 1.0, 3.0])
 def test_the_budget_is_kept_though_estimates_are_wrong(subject, seconds: float, wrong: float) -> None:
-    """Costs that are three times what was said, or a third, in all stages but one."""
+    """Costs that are three times the estimate, or a third of it, in all stages but one."""
     clock = FakeClock()
     costs = (9.0, 30.0, 4.0, 20.0, 11.0, 15.0)
     scale = seconds / 1500
@@ -120,7 +120,7 @@ def test_the_stages_before_do_not_starve_those_after(subject) -> None:
     assert clock.now < 1.2 * 180
 
 
-def test_what_shrank_a_lot_is_warned_of_and_what_did_not_is_not(subject) -> None:
+def test_only_strongly_reduced_sizes_cause_a_warning(subject) -> None:
     clock = FakeClock()
     plan = TimePlan(subject, [timed("a", clock, 20.0)], 180, clock=clock)
     section, spent = plan.run(plan.stages[0])
@@ -181,7 +181,7 @@ def test_a_stage_after_a_busy_time_has_the_prices_of_now(subject, monkeypatch) -
     assert results["c"].options["draws"] == QUICK_DRAWS
 
 
-def test_what_shrank_is_compared_with_the_images_that_there_are(subject) -> None:
+def test_reduced_sizes_are_compared_with_the_available_images(subject) -> None:
     clock = FakeClock()
     with_training = Subject(subject.model, subject.data, digits("train").subset(slice(0, 200)))
 
@@ -198,7 +198,7 @@ def test_what_shrank_is_compared_with_the_images_that_there_are(subject) -> None
     assert [(name, wanted) for name, _, wanted in spent.shrunk] == [("images", 30), ("search_images", 200)]
 
 
-def test_one_of_what_the_budget_left_is_in_the_singular() -> None:
+def test_a_single_reduced_item_is_in_the_singular() -> None:
     spent = Spent(shrunk=(("batch", 1, 32), ("draws", 1, 16), ("passes", 1, 9), ("max_blocks", 1, 16)))
     assert spent.precision == (
         "1 image per timed batch instead of 32, 1 draw instead of 16, 1 pass of a single image instead of 9 and 1 "
@@ -235,11 +235,11 @@ def test_the_time_to_go_is_honest_from_the_second_stage_on(subject) -> None:
     costs = (0.2, 1.1, 0.4, 2.0, 0.6, 0.9)
     stages = [timed(f"s{k}", clock, cost, said=cost / 2.5, fixed=0.3) for k, cost in enumerate(costs)]
     plan = TimePlan(subject, stages, 180, clock=clock)
-    told = []
+    times = []
     for stage in stages:
-        told.append((clock.now, plan.to_go(stage)))
+        times.append((clock.now, plan.to_go(stage)))
         plan.run(stage)
-    for now, to_go in told[1:]:
+    for now, to_go in times[1:]:
         assert to_go == pytest.approx(clock.now - now, rel=0.35)
 
 
@@ -358,7 +358,7 @@ def counting(name: str, folder: Path) -> Stage:
     return Stage(name, name.title(), "?", run, {"draws": 100}, {"draws": 400}, 1.0, {"draws": 4}, effort)
 
 
-def test_sizes_are_kept_when_a_report_goes_on_and_what_was_left_out_comes(tmp_path, subject) -> None:
+def test_a_resumed_report_keeps_sizes_and_adds_what_was_left_out(tmp_path, subject) -> None:
     """The machine is slow at first, and quick later: finished stages stay as they are, the others get the time."""
 
     def report(a: float, b: float, **options):

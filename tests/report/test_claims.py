@@ -89,7 +89,7 @@ def test_deletions_of_a_network_that_knows_nothing_prove_nothing() -> None:
     assert measured("veit2016", "single-deletion", evidence(small(), 60)).holds is False
 
 
-def test_too_short_a_training_is_told() -> None:
+def test_too_short_a_training_is_reported() -> None:
     found = measured("veit2016", "plain-deletion", evidence(small()))
     assert found.holds is None
     assert "insufficiently trained" in found.text
@@ -133,7 +133,7 @@ def test_one_failure_does_not_cost_the_others(monkeypatch: pytest.MonkeyPatch) -
     assert "[bold]" in shown.stdout
 
 
-def test_the_model_is_left_as_it_was(small_checkpoint) -> None:
+def test_the_model_is_left_unchanged(small_checkpoint) -> None:
     model = load_model(str(small_checkpoint))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     reproduce("li2018", ["filter-normalisation"], model=model, data=digits("test").subset(slice(0, 20)))

@@ -106,7 +106,7 @@ def test_blocks_inside_others_go_with_them() -> None:
 
 
 @pytest.mark.slow
-def test_the_estimate_travels_as_it_was_checked() -> None:
+def test_the_estimate_is_stored_as_it_was_checked() -> None:
     net = unroll(randomise_norms(cifar_resnet(38, in_channels=1, widths=(2, 2, 2), seed=0)).eval())
     data = digits("test").subset(slice(0, 10))
     record = explore(net, data, draws=20, held_out=5, max_searched=30, progress=False)

@@ -1,4 +1,4 @@
-"""Every claim is fed what no effect gives, and is said to hold in at most one of twenty cases."""
+"""Every claim is tested on data without an effect, and is reported to hold in at most one of twenty cases."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def test_every_claim_is_fed_a_null_here() -> None:
 
 
 class Trainings:
-    """Evidence whose trainings all come from one law, whatever the network: what is measured differs by chance."""
+    """Evidence whose training runs all come from one distribution, whatever the network: measurements differ only by
+    chance.
+    """
 
     def __init__(self, generator: np.random.Generator, seeds: int, spread: float, error: float = 0.2) -> None:
         self.generator, self.seeds, self.spread, self.error = generator, seeds, spread, error
@@ -52,10 +54,10 @@ def test_trainings_that_do_not_differ(name: str, seeds: int, monkeypatch: pytest
     source = Trainings(generator, seeds, 0.05)
     monkeypatch.setattr(he2015, "_mean_response", lambda evidence, model: generator.normal(1, 0.1 / np.sqrt(14)))
     monkeypatch.setattr(li2018, "_negative_curvature", lambda evidence, model: generator.normal(0.3, 0.1))
-    told = [CLAIMS[name].measure(source).holds for _ in range(TRIES)]
-    assert told.count(True) / TRIES <= LIMIT
-    assert told.count(True) > 0  # so that it can hold at all
-    assert told.count(None) / TRIES >= 0.85
+    verdicts = [CLAIMS[name].measure(source).holds for _ in range(TRIES)]
+    assert verdicts.count(True) / TRIES <= LIMIT
+    assert verdicts.count(True) > 0  # so that it can hold at all
+    assert verdicts.count(None) / TRIES >= 0.85
 
 
 @pytest.mark.parametrize("name", ["degradation", "residual", "preactivation", "responses", "smoother"])
@@ -72,18 +74,18 @@ def test_one_training_each_and_networks_that_know_nothing_are_inconclusive(name:
 def test_plain_networks_that_lose_half_of_the_way() -> None:
     """The boundary of plain-deletion: of each training the share of the way to chance that is lost."""
     generator = np.random.default_rng(0)
-    told = [rules.above(generator.normal(0.5, 0.2, 3), 0.5) for _ in range(TRIES)]
-    assert 0 < told.count(True) / TRIES <= LIMIT
+    verdicts = [rules.above(generator.normal(0.5, 0.2, 3), 0.5) for _ in range(TRIES)]
+    assert 0 < verdicts.count(True) / TRIES <= LIMIT
 
 
 @pytest.mark.parametrize("independent", [False, True], ids=["walk", "points"])
 def test_random_walks_are_not_low_dimensional(independent: bool) -> None:
     generator = np.random.default_rng(0)
-    told = []
+    verdicts = []
     for _ in range(8):
         points = generator.normal(size=(9, 1500))
-        told.append(rules.low_dimensional(points if independent else points.cumsum(0))[0])
-    assert True not in told
+        verdicts.append(rules.low_dimensional(points if independent else points.cumsum(0))[0])
+    assert True not in verdicts
     direction = np.outer(np.linspace(0, 1, 9) ** 0.5, generator.normal(size=1500)) * 9
     assert rules.low_dimensional(direction + points)[0] is True
 
@@ -96,32 +98,34 @@ def test_walks_have_the_share_that_is_known() -> None:
 def test_blocks_in_any_order() -> None:
     generator = np.random.default_rng(0)
     for total, changing in ((27, 2), (9, 1), (16, 3), (30, 1)):
-        told = [rules.rank_first((generator.permutation(total)[:changing] + 1).tolist(), total) for _ in range(TRIES)]
-        assert told.count(True) / TRIES <= LIMIT
+        verdicts = [
+            rules.rank_first((generator.permutation(total)[:changing] + 1).tolist(), total) for _ in range(TRIES)
+        ]
+        assert verdicts.count(True) / TRIES <= LIMIT
 
 
 def test_damages_of_just_five_points() -> None:
-    generator, told = np.random.default_rng(0), []
+    generator, verdicts = np.random.default_rng(0), []
     for _ in range(12):
         whole = np.zeros(200)
         deleted = (generator.random((9, 200)) < 0.05).astype(float)
-        told.append(rules.most(*intervals(deleted, reference=whole), 0.05))
-    assert told.count(True) == 0
+        verdicts.append(rules.most(*intervals(deleted, reference=whole), 0.05))
+    assert verdicts.count(True) == 0
     assert rules.most(*intervals(np.zeros((9, 200)), reference=whole), 0.05) is True
     assert rules.most(*intervals(np.ones((9, 200)), reference=whole), 0.05) is False
 
 
 def test_errors_that_do_not_depend_on_the_count() -> None:
     generator = np.random.default_rng(0)
-    told = [rules.rises_smoothly(np.arange(10), generator.random(10))[0] for _ in range(300)]
-    assert sum(told) / 300 <= LIMIT
+    verdicts = [rules.rises_smoothly(np.arange(10), generator.random(10))[0] for _ in range(300)]
+    assert sum(verdicts) / 300 <= LIMIT
     assert not rules.rises_smoothly(np.arange(10), np.repeat([0.1, 0.9], 5))[0]
     assert not rules.rises_smoothly(np.arange(4), np.full(4, 0.3))[0]
     assert rules.rises_smoothly(np.arange(10), np.linspace(0, 1, 10) ** 2)[0]
 
 
 def test_errors_that_do_not_depend_on_the_order() -> None:
-    generator, told = np.random.default_rng(0), []
+    generator, verdicts = np.random.default_rng(0), []
     for trend in (0.0, 0.0, 0.0, -3.0):
         tau = generator.random(20)
         values = np.concatenate([np.zeros((1, 40)), trend * tau[:, None] + generator.normal(size=(20, 40))])
@@ -129,19 +133,19 @@ def test_errors_that_do_not_depend_on_the_order() -> None:
             np.zeros((20, 3)), np.ones(20), tau, values[1:].mean(1), values, 0.0, "loss", (), True, Evaluations(),
             source_of(),
         )  # fmt: skip
-        told.append(CLAIMS["smooth-reordering"].measure(SimpleNamespace(reordered=record)).holds)
-    assert told == [False, False, False, True]
+        verdicts.append(CLAIMS["smooth-reordering"].measure(SimpleNamespace(reordered=record)).holds)
+    assert verdicts == [False, False, False, True]
 
 
 def test_paths_that_all_carry_the_same() -> None:
     """Norms of the same size at every length, but for noise."""
     generator = np.random.default_rng(0)
-    told = []
+    verdicts = []
     for _ in range(300):
         decay, fit = exponential_fit(np.exp(0.2 * generator.normal(size=28)))
         source = SimpleNamespace(effective=SimpleNamespace(decay=decay, decay_fit=fit))
-        told.append(CLAIMS["decay"].measure(source).holds)
-    assert told.count(True) == 0
+        verdicts.append(CLAIMS["decay"].measure(source).holds)
+    assert verdicts.count(True) == 0
     low, high = central_interval(binom.pmf(np.arange(28), 27, 0.5), 0.95)
     share = float(binom.pmf(np.arange(low, high + 1), 27, 0.5).sum())
     source = SimpleNamespace(

@@ -1,4 +1,4 @@
-"""Reports on data that are no images: token batches, numbers, masks, flags and series, with their metrics."""
+"""Reports on data other than images: token batches, numbers, masks, flags and series, with their metrics."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words_on(report: Report) -> str:
-    """What one reads on a page, but for the names of options and the files."""
+    """The text that is visible on a page, without the names of options and the files."""
     text = report.path.read_text().partition('<script type="module">')[0]
     text = re.sub(r"<style>.*?</style>|<table class=\"stages\".*?</table>", "", text, flags=re.S)
     tips = " ".join(re.findall(r'(?:data-tip|aria-label|title)="([^"]*)"', text))
@@ -238,11 +238,11 @@ def test_an_own_metric_is_named_and_taken_from_the_code(tmp_path: Path) -> None:
         ("embeddings", "squared_error", "metrics that need none"),
     ],
 )
-def test_a_metric_that_does_not_fit_is_refused_in_a_line(kind: str, metric, message: str, tmp_path: Path) -> None:
+def test_a_metric_that_does_not_fit_is_refused_in_one_line(kind: str, metric, message: str, tmp_path: Path) -> None:
     found = case(kind)
-    with pytest.raises((ValueError, TypeError), match=message) as told:
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
         write_report(found.model, found.data, tmp_path / "r.html", metric=metric)
-    assert len(str(told.value).splitlines()) == 1
+    assert len(str(caught.value).splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the page: nothing is written on what is drawn."""
+"""Pictures of the page: no text overlaps the drawing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report: what is on the page, that it resumes, and that it tells what went wrong."""
+"""The report: the content of the page, resuming, and reports of errors."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_the_files_on_the_page_hold_the_numbers_in_full(whole) -> None:
     assert len(lines) == 1 + 6
 
 
-def test_every_column_says_what_it_holds(whole) -> None:
+def test_every_column_is_described(whole) -> None:
     error = Measure.of("error")
     columns = [(name, column) for name, frame in whole.tables.items() for column in frame]
     assert not [column for column in columns if not meaning(*column, error)]
@@ -165,10 +165,10 @@ def test_every_column_says_what_it_holds(whole) -> None:
 
 
 def test_every_figure_shows_the_numbers_of_the_tables(whole) -> None:
-    """What one sees when one points at a figure is in report.json, in the cell that the mark names."""
+    """The value shown on hover over a figure is in report.json, in the cell that the mark names."""
     page = Page(whole.path.read_text())
     figures = [attributes for attributes in page.all("div") if "drawn" in (attributes.get("class") or "").split()]
-    assert len(figures) == len(page.all("svg")) + 1  # the surface to turn, drawn by the script
+    assert len(figures) == len(page.all("svg")) + 1  # the rotatable surface, drawn by the script
     tables = json.loads(decoded(next(a["href"] for a in page.all("a") if a.get("download") == "report.json")))["tables"]
     shown = [attributes for attributes in page.all("circle") if attributes.get("class") == "mark"]
     cells = {}
@@ -265,7 +265,7 @@ def test_readings_are_of_the_numbers(whole) -> None:
     assert not any("not reliably better than guessing" in text for text in other.warnings)
 
 
-def test_the_model_and_the_generators_are_left_as_they_were(tmp_path) -> None:
+def test_the_model_and_the_generators_are_left_unchanged(tmp_path) -> None:
     model, data = small_model(), digits("test").subset(slice(0, 20))
     for module in model.modules():
         module.register_forward_hook(lambda *_: None) if isinstance(module, nn.Linear) else None
@@ -285,7 +285,7 @@ def test_the_model_and_the_generators_are_left_as_they_were(tmp_path) -> None:
     assert grads == [parameter.requires_grad for parameter in model.parameters()]
 
 
-# going on, failing, skipping
+# resuming, failing, skipping
 
 
 def stage(name: str, run, weight: float = 1.0) -> Stage:
@@ -434,8 +434,8 @@ def test_a_kill_loses_at_most_the_running_stage(tmp_path) -> None:
         """
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert told == ["-9 ['one', 'two', 'three'] False", "0"]
+    caught = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert caught == ["-9 ['one', 'two', 'three'] False", "0"]
     assert ran(tmp_path) == ["one", "two", "three", "three", "four"]
     assert Page((tmp_path / "r.html").read_text())
 
@@ -486,9 +486,9 @@ def test_models_that_give_nothing_to_report(tmp_path) -> None:
         (broken, "expected a model with finite outputs, got NaN or infinity for images of digits"),
         (cifar_resnet(8, widths=(2, 2, 2)).eval(), "expected images that the model accepts, got digits .* of 1x8x8"),
     ):
-        with pytest.raises(ValueError, match=message) as told:
+        with pytest.raises(ValueError, match=message) as caught:
             write_report(model, data, tmp_path / "r.html")
-        assert len(str(told.value).splitlines()) == 1
+        assert len(str(caught.value).splitlines()) == 1
     assert not list(tmp_path.glob("*.html"))
 
 
@@ -535,7 +535,7 @@ class Named(nn.Module):
         return getattr(self, r"a$\frac{$b}")(x)
 
 
-def test_names_are_no_formulas(tmp_path) -> None:
+def test_names_are_not_formulas(tmp_path) -> None:
     report, _ = words_of(Named().eval(), tmp_path, ("lesion", "contributions"))
     assert r"a$\frac{$b}.layer1.0" in report.path.read_text()
     data = digits("test").subset(slice(0, 2))
@@ -546,7 +546,7 @@ def test_names_are_no_formulas(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", [r"a$\frac{", r"$\frac{$", "$", r"\$x$"])
-def test_names_without_stages_are_no_formulas_either(name: str) -> None:
+def test_names_without_stages_are_not_formulas_either(name: str) -> None:
     record = single_deletions(unroll(Named().eval()), digits("test").subset(slice(0, 2)), progress=False)
     record = dataclasses.replace(record, names=tuple(f"{name}{index}" for index in range(len(record.names))))
     ax = plot_single_deletions(record)
@@ -588,7 +588,7 @@ class Noisy(nn.Module):
         return self.model(x - x.mean((0,)) if self.batch else x + 0.1 * torch.randn_like(x))
 
 
-def test_models_that_do_not_repeat_are_told(tmp_path, small_checkpoint) -> None:
+def test_models_that_do_not_repeat_are_reported(tmp_path, small_checkpoint) -> None:
     data = digits("test").subset(slice(0, 20))
     assert "Non-deterministic" in warnings_of(Noisy(small_model()).eval(), data, tmp_path)
     batch = warnings_of(Noisy(small_model(), batch=True).eval(), data, tmp_path)
@@ -662,7 +662,7 @@ def test_no_title_boasts_of_time_that_is_not_shown_to_be_saved(high: float, titl
     assert latency.below.endswith("to 98 %") or latency.below.endswith(": not shown to be less")
 
 
-def test_a_change_for_the_better_is_no_negative_fall() -> None:
+def test_an_improvement_is_not_called_a_negative_fall() -> None:
     worse = "accuracy falls by 0.20 points, and with 95 % confidence by at most 3.0 points"
     assert Terms().sentence(0.002, 0.03) == worse
     better = "accuracy rises by 0.20 points, and with 95 % confidence it falls by at most 3.0 points"

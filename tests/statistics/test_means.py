@@ -56,7 +56,7 @@ def test_student_alone_is_short_for_skewed_values() -> None:
 
 
 @pytest.mark.parametrize("bound", [None, 1.0])
-def test_no_spread_is_no_certainty(bound: float | None) -> None:
+def test_no_spread_is_not_certainty(bound: float | None) -> None:
     for values in (np.zeros(200), np.full(200, 0.25), np.ones(1), np.r_[0.5, np.zeros(199)]):
         low, high = mean_intervals(values[None], bound=bound)
         assert low[0] < values.mean() < high[0] or bound == high[0] == 1
@@ -76,7 +76,7 @@ def test_means_that_are_not_finite_have_no_interval_and_do_not_touch_the_others(
     assert (low[3], high[3]) == pytest.approx((alone[0][0], alone[1][0]))
 
 
-def test_path_norms_that_are_all_alike() -> None:
+def test_path_norms_that_are_all_equal() -> None:
     for values in (np.zeros((1, 5)), np.full((1, 5), 2.0)):
         assert norm_intervals(values)[1] == np.inf
         assert pooled_norm_intervals(values[..., None])[1] == np.inf
@@ -159,7 +159,7 @@ def test_noise_alone_ranks_nothing_for_sure() -> None:
     assert low < -0.5 < 0.5 < high
 
 
-def test_ranges_of_what_has_no_ranks() -> None:
+def test_ranges_of_values_without_ranks() -> None:
     values = np.arange(12.0).reshape(4, 3)
     assert np.isnan(correlation_ranges(values, np.ones(4))).all()
     assert np.isnan(correlation_ranges(np.where(values == 4, np.nan, values), np.arange(4.0))).all()
@@ -167,7 +167,7 @@ def test_ranges_of_what_has_no_ranks() -> None:
 
 
 @pytest.mark.parametrize("images", [60, 200, 500])
-def test_images_redrawn_all_alike_give_no_absurd_ends(images: int) -> None:
+def test_identical_resampled_images_give_no_absurd_ends(images: int) -> None:
     """What rounding leaves of their spread is none: an end is infinite or near the values, never a hundred million."""
     generator = np.random.default_rng(0)
     for scale in (1.0, 0.1, 1 / 3):

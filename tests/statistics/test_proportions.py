@@ -105,7 +105,7 @@ def test_no_images_are_refused(values: np.ndarray) -> None:
         intervals(values)
 
 
-def test_other_values_are_no_shares() -> None:
+def test_other_values_are_not_shares() -> None:
     with pytest.raises(ValueError, match="zeros and ones"):
         difference_interval(np.full(3, 0.5), np.zeros(3))
 

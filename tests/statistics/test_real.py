@@ -1,4 +1,4 @@
-"""Every function of arrays refuses what is no array of its shape, and lets no NaN become a number."""
+"""Every function of arrays refuses anything but an array of its shape, and no NaN becomes a number."""
 
 from collections.abc import Callable
 
@@ -45,7 +45,7 @@ _ANY_ROWS = ("bootstrap_means", "combined_intervals", "mean_intervals", "norm_in
 
 
 @pytest.mark.parametrize("name", ONE_ARRAY)
-def test_what_is_no_array_of_the_shape_is_refused(name: str) -> None:
+def test_anything_but_an_array_of_the_shape_is_refused(name: str) -> None:
     good, function = ONE_ARRAY[name]
     function(good)
     wrong = [good.astype(str), good * 1j, np.array(1.0)]

@@ -42,7 +42,7 @@ def test_ends_stay_between_0_and_1_and_have_a_width_without_overlap() -> None:
     assert roc_area_difference_interval(normal(2, 9, 9), normal(2, 9, 9)) == (-np.inf, np.inf)
 
 
-def test_what_has_no_area_is_refused() -> None:
+def test_undefined_areas_are_refused() -> None:
     some = np.arange(3.0)
     with pytest.raises(ValueError, match="both kinds, got 0 positive"):
         roc_area(some[:0], some)

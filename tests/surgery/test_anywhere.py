@@ -1,4 +1,4 @@
-"""Blocks that lie anywhere: nested, beside taps, in towers, under autocast, with a backward of their own."""
+"""Blocks anywhere: nested, beside taps, in towers, under autocast, with a custom backward."""
 
 import pickle
 

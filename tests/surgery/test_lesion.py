@@ -114,7 +114,7 @@ def test_a_lesion_in_a_model_that_was_dropped_before() -> None:
 
 
 class Twice(nn.Module):
-    """Three blocks in two modules: one in a module of its own, two in the model's forward."""
+    """Three blocks in two modules: one in a separate module, two in the model's forward."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -101,7 +101,8 @@ def test_the_solution_is_the_one_written_out() -> None:
         nn.init.zeros_(block.bn2.weight)
         nn.init.zeros_(block.bn2.bias)
     fitted = blocks_of(bare)
-    # block 3 is directly before 4, but block 4's shortcut is no identity (option A pads), so 3 has its own sum as goal
+    # block 3 is directly before 4, but block 4's shortcut is not an identity (option A pads), so 3 has its own sum as
+    # target
     plan = [(fitted[index], target) for index, target in ((0, 1), (2, 2), (3, 3), (5, 5))]
     literally_refitted(full, bare, plan, blocks_of(full), refitter.fitted_images.take(slice(None)), 1e-3)
     assert [(block.block, block.target) for block in result.blocks if not block.reason] == [
@@ -278,7 +279,7 @@ def test_a_norm_that_lets_nothing_through_is_opened_and_one_without_weights_take
 
 
 def test_statistics_are_those_of_the_repaired_network() -> None:
-    """So that fine-tuning goes on from the network that was measured: in training mode it computes nearly the same."""
+    """So that fine-tuning starts from the network that was measured: in training mode it computes nearly the same."""
     model, x = small(), images(64, 1, 8, 8)
     result = refit_blocks(model, [1], x, settings=RefitSettings(held_out=0.1, batch_size=64))
     assert result.repair == "refitted"
@@ -328,7 +329,7 @@ def test_streams_and_kept_states_give_the_same() -> None:
 
 
 @pytest.mark.slow
-def test_a_set_is_fitted_alike_after_others() -> None:
+def test_a_set_is_fitted_the_same_after_others() -> None:
     """A search takes over fits of the blocks before the first that differs."""
     net, x = unroll(small()), images(24, 1, 8, 8)
     refitter = Refitter(net, x, settings=EVERY_ROW)
@@ -354,7 +355,7 @@ class Yielding(nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("memory", [1e9, 0.0])
-def test_threads_refit_sets_alike(memory: float) -> None:
+def test_threads_refit_sets_identically(memory: float) -> None:
     """Bit for bit: threads share the full network's states and the fits of single blocks."""
     model = small()
     model.layer3[1].conv1 = nn.Sequential(model.layer3[1].conv1, Yielding()).eval()
@@ -490,7 +491,7 @@ def test_what_cannot_be_fitted_is_left_and_says_why(model: nn.Module, dropped: l
         (lambda: RefitSettings(steps=(0.5, 2.0)), "steps"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(change: Callable[[], object], told: str) -> None:
+def test_impossible_requests_are_refused_in_one_line(change: Callable[[], object], told: str) -> None:
     with pytest.raises((ValueError, RuntimeError), match=told) as caught:
         change()
     assert "\n" not in str(caught.value)

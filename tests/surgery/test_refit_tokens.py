@@ -128,7 +128,7 @@ def test_other_products_are_not_taken_for_layers(spelling: str) -> None:
 # GPT-2
 
 
-def test_gpt2_with_nothing_dropped_stays_as_it_is() -> None:
+def test_gpt2_with_nothing_dropped_stays_unchanged() -> None:
     model = gpt2()
     result = refit_blocks(model, [], tokens(12), example_input=tokens(2), settings=EVERY_ROW)
     assert (result.repair, result.step, result.blocks) == ("plain", 0, ())
@@ -186,7 +186,7 @@ def next_token_divergence(model: nn.Module, full: nn.Module, held: Any, counted:
     )
 
 
-def test_what_stands_in_padded_positions_changes_nothing() -> None:
+def test_the_content_of_padded_positions_changes_nothing() -> None:
     model = gpt2()
     results = []
     for garbage in (0, 1):

@@ -1,4 +1,4 @@
-"""A block without its branch remains what it was: its class, its attributes, what it does with its arguments."""
+"""A block without its branch keeps its class, its attributes, and the way it treats its arguments."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""Ways to write residual models in which a careless surgeon goes wrong without a word."""
+"""Ways to write residual models in which careless surgery goes wrong silently."""
 
 import copy
 import pickle
@@ -106,7 +106,7 @@ class SideOutput(nn.Module):
 
 
 class AddModule(nn.Module):
-    """The addition is in a module of its own."""
+    """The addition is in a separate module."""
 
     class Add(nn.Module):
         def forward(self, one, other):

@@ -1,4 +1,4 @@
-"""Models in the forms in which people have them: wrapped, with shared modules, cut to their features."""
+"""Models in the forms found in practice: wrapped, with shared modules, cut to their features."""
 
 import itertools
 import pickle
@@ -113,7 +113,7 @@ def test_blocks_are_found_lesioned_and_dropped_through_a_wrapper(wrapper: str, k
     assert torch.equal(model(x), net(given))
 
 
-def test_what_is_no_module_says_so_in_one_line() -> None:
+def test_anything_but_a_module_is_refused_in_one_line() -> None:
     """timm's first average keeps the model beside itself."""
     average = ModelEma(Model())
     with pytest.raises(TypeError, match=r"expected .*Module, got (a )?ModelEma") as caught:

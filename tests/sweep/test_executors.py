@@ -1,4 +1,4 @@
-"""The same values over every executor, however many workers there are and whatever befalls them."""
+"""The same values over every executor, however many workers there are and whatever happens to them."""
 
 import json
 import os
@@ -23,7 +23,7 @@ POINTS = grid(alpha=[-1.0, 0.0, 0.5], beta=range(20))
 
 
 def made() -> tuple[Callable[..., Any], dict[str, Any]]:
-    """A function and a context that travel by value, as those of a notebook do."""
+    """A function and a context that are pickled by value, like those of a notebook."""
 
     def function(point: dict, context: dict, seed: int) -> dict[str, Any]:
         if point["beta"] == 13:
@@ -52,7 +52,7 @@ def equal(got: SweepResult, expected: SweepResult) -> None:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Executor]:
-    """Two new processes, in which texts have other hashes than in this one."""
+    """Two new processes, in which strings have other hashes than in this one."""
     other = "0" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     with pytest.MonkeyPatch.context() as patch, local_workers(2, devices=["cpu", "meta"], threads=1) as executor:
         patch.setenv("PYTHONHASHSEED", other)
@@ -241,7 +241,7 @@ def test_a_broken_pool_ends_the_sweep_and_keeps_what_is_finished(tmp_path: Path)
     assert states[-1].computed < 60
 
 
-def test_what_cannot_travel_is_told(pool: Executor) -> None:
+def test_what_cannot_be_pickled_is_reported(pool: Executor) -> None:
     class Stays:
         def __sweep_fingerprint__(self) -> int:
             return 1

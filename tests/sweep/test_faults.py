@@ -305,7 +305,7 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_a_read_only_folder_is_told_before_anything_is_computed(open_folder: Path) -> None:
+def test_a_read_only_folder_is_reported_before_anything_is_computed(open_folder: Path) -> None:
     folder = open_folder / "in"
     folder.mkdir()
     folder.chmod(0o555)
@@ -342,7 +342,7 @@ def test_a_journal_that_became_read_only_is_told_and_kept(open_folder: Path) -> 
     same(sweep(logged, points(40), context=context, journal=journal, progress=False), undisturbed(open_folder, 40))
 
 
-def test_a_folder_that_does_not_exist_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="folder must exist"):
         sweep(big, range(2), journal=tmp_path / "nowhere" / "j", progress=False)
 

@@ -317,15 +317,15 @@ def test_a_copied_journal_is_a_journal(full: Path, tmp_path: Path) -> None:
     assert (tmp_path / "copy.db-owners").exists()
 
 
-def test_names_that_cannot_be_a_journals_are_told_in_one_line(tmp_path: Path) -> None:
+def test_names_that_cannot_be_a_journals_are_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "nowhere").symlink_to(tmp_path / "missing" / "j")
     wrong = [tmp_path / "loop", tmp_path / "nowhere", "a\0b", tmp_path, "", tmp_path / "missing" / "j", b"j", 5]
     for name in wrong:
-        with pytest.raises((JournalError, TypeError), match=r"expected|cannot create the journal") as told:
+        with pytest.raises((JournalError, TypeError), match=r"expected|cannot create the journal") as caught:
             sweep(lambda point, context, seed: point, [1.0], version="1", journal=name, progress=False)
-        assert len(str(told.value).splitlines()) == 1
-        assert type(told.value) is (TypeError if isinstance(name, bytes | int) else JournalError)
+        assert len(str(caught.value).splitlines()) == 1
+        assert type(caught.value) is (TypeError if isinstance(name, bytes | int) else JournalError)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["loop", "nowhere"]
 
 

@@ -103,7 +103,7 @@ ROW = 1 << 26  # float32 values of one image: 256 MiB
 
 
 def with_room_for_less_than_sixteen() -> tuple[list[int], list[bool]]:
-    """In a process of its own: address space for 3 GiB more, and 16 images at once, which would take 4 GiB.
+    """In a separate process: address space for 3 GiB more, and 16 images at once, which would take 4 GiB.
 
     A failed allocation, and whatever else the allocator does, may reserve some of the room itself: it is wide.
     """

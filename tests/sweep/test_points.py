@@ -18,7 +18,7 @@ plain = st.recursive(
 
 
 def same(a: object, b: object) -> bool:
-    """Equality that tells 1 from True and 0.0 from -0.0, and takes NaN as equal to itself."""
+    """Equality that distinguishes 1 from True and 0.0 from -0.0, and treats NaN as equal to itself."""
     if type(a) is not type(b):
         return False
     if isinstance(a, dict):
@@ -66,7 +66,7 @@ def test_points_become_plain() -> None:
 @pytest.mark.parametrize(
     "point", [np.zeros(2), object(), {1: 2}, b"x", {"a": {1, 2}}], ids=lambda value: type(value).__name__
 )
-def test_other_points_are_refused_and_told_what_to_do(point: object) -> None:
+def test_other_points_are_refused_with_advice(point: object) -> None:
     with pytest.raises(SweepError, match="expected"):
         plain_point(point)
 

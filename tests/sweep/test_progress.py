@@ -82,7 +82,7 @@ def test_a_notebook_has_a_line_that_is_replaced(monkeypatch: pytest.MonkeyPatch)
     assert shown[-1].startswith("<lambda>: 5 of 5 points")
 
 
-def test_a_terminal_shell_of_ipython_is_no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shell_of_ipython_is_not_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     class TerminalInteractiveShell:
         pass
 

@@ -105,7 +105,7 @@ def test_npz_keeps_everything(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["r.npz"]
 
 
-def test_wrong_files_are_told(tmp_path: Path) -> None:
+def test_wrong_files_are_reported(tmp_path: Path) -> None:
     result = run(lambda p, c, s: 1, [0])
     with pytest.raises(ValueError, match=r"\.npz"):
         result.save(tmp_path / "r.nc")

@@ -15,7 +15,7 @@ from resnet_paths.sweep import FingerprintError, SweepError, SweepProgress, grid
 
 
 class Counted:
-    """A function that knows how often it ran, which is no part of what it computes."""
+    """A function that counts its calls, which does not affect what it computes."""
 
     def __init__(self, returns: Any = None) -> None:
         self.calls: list[Any] = []
@@ -127,7 +127,7 @@ def test_the_default_type_of_torch_counts(tmp_path: Path) -> None:
     assert single != double
 
 
-def test_failed_points_are_recorded_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_points_are_recorded_and_the_rest_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = {2, 5}
 
     def inverse(point: int, context: None, seed: int) -> float:
@@ -214,7 +214,7 @@ def test_points_may_be_lazy_and_are_read_a_few_at_a_time() -> None:
     ]
 
 
-def test_no_points_are_no_error(tmp_path: Path) -> None:
+def test_no_points_are_not_an_error(tmp_path: Path) -> None:
     result = run(Counted(), [], journal=tmp_path / "j")
     assert len(result) == 0
     assert result.values == {}
@@ -241,7 +241,7 @@ def test_a_function_that_changes_its_context_is_noticed() -> None:
         run(trains, range(2), context=nn.BatchNorm1d(1).eval())
 
 
-def test_wrong_arguments_are_told() -> None:
+def test_wrong_arguments_are_reported() -> None:
     with pytest.raises(SweepError, match="context"):
         run(Counted(), [np.zeros(3)])
     with pytest.raises(ValueError, match="seed to be an integer"):

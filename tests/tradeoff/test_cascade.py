@@ -72,14 +72,16 @@ def cascade_of(made: Cascade) -> Cascade:
     return Cascade(full, small, made.refit)
 
 
-def test_weights_that_are_alike_are_held_once(made: Cascade, images: torch.Tensor) -> None:
+def test_equal_weights_are_stored_once(made: Cascade, images: torch.Tensor) -> None:
     both = {id(parameter) for parameter in made.parameters()}
     full = list(made.full_model.parameters())
     assert len(both) < 2 * len(full)
     assert 0 < made.own_weights < sum(parameter.numel() for parameter in full)
 
 
-def test_the_model_is_left_alone_and_copies_answer_alike(made: Cascade, model: nn.Module, images: torch.Tensor) -> None:
+def test_the_model_is_left_unchanged_and_copies_give_the_same_answers(
+    made: Cascade, model: nn.Module, images: torch.Tensor
+) -> None:
     before = copy.deepcopy(model.state_dict())
     made.threshold = with_margin(0.5)
     expected = made(images)
@@ -98,7 +100,7 @@ def test_nothing_dropped_is_the_full_network(model: nn.Module, images: torch.Ten
 
 
 class TokensFirst(nn.Module):
-    """Blocks on values of (tokens, batch, width): a row is no image, and in a batch of seven there are as many."""
+    """Blocks on values of (tokens, batch, width): a row is not an image, but in a batch of seven there are as many."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +115,7 @@ class TokensFirst(nn.Module):
 
 
 @pytest.mark.slow
-def test_images_are_told_from_tokens_where_there_are_as_many() -> None:
+def test_images_are_distinguished_from_as_many_tokens() -> None:
     torch.manual_seed(0)
     model, x = TokensFirst().double().eval(), torch.randn(30, 7, 5, dtype=torch.float64)
     with torch.inference_mode():

@@ -73,7 +73,7 @@ def test_sets_are_tested_in_turn_up_to_the_first_failure(shown, repaired, tuned,
     assert (turn.failed and len(turn.failed.dropped)) == failed
 
 
-def test_a_false_certificate_is_no_more_frequent_than_stated() -> None:
+def test_a_false_certificate_is_not_more_frequent_than_stated() -> None:
     """Fine-tuned sets of 3 and more lose too much: whatever other images decide of the order, 95 % is kept."""
     generator, wrong, n, runs = np.random.default_rng(0), 0, 400, 400
     falls = {"r": [0.0, 0.005, 0.06, 0.06], "t": [0.0, 0.0, 0.03, 0.03]}  # allowed: 3 %

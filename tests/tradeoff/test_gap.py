@@ -38,7 +38,7 @@ def test_augmented_pixels_are_the_normalised_images_moved_over_black(shift, flip
     assert found.labels.tolist() == data.labels.tolist() * copies
     assert found.images.dtype == torch.uint8
     outside = (expected - black.view(-1, 1, 1)).abs().amax(1) < 1e-6
-    assert torch.equal((found.images == 0).all(1), outside)  # the noise has no black pixel of its own
+    assert torch.equal((found.images == 0).all(1), outside)  # the noise itself has no black pixel
 
 
 def test_the_gap_is_that_of_the_moments() -> None:

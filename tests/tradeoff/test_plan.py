@@ -167,7 +167,7 @@ def test_sets_are_compared_refitted_on_images_that_the_refit_did_not_see(small) 
         planned(small, Count(1), repair=Refit(), split=ImageSplit(search=SOME, repair=SOME, certify=TEST))
 
 
-def test_cores_refit_sets_alike(small) -> None:
+def test_cores_refit_sets_identically(small) -> None:
     split = ImageSplit(search=SOME, repair=digits("train").subset(slice(200, 300)), certify=TEST)
 
     def losses(threads: int) -> list[tuple[tuple[int, ...], float]]:
@@ -399,7 +399,7 @@ def test_a_set_is_dropped_once_and_its_plain_answers_are_those_before_the_repair
     assert found["repair"] == ("recalibrated" if isinstance(repair, Recalibrate) else "none")
 
 
-def test_a_plan_that_was_stopped_goes_on(small, tmp_path, monkeypatch) -> None:
+def test_an_interrupted_plan_resumes(small, tmp_path, monkeypatch) -> None:
     """Killed while it measures, it computes again no set that was finished, and comes to the same plan."""
     options = {
         "repair": NoRepair(),
@@ -518,7 +518,7 @@ def test_parts_refuse_what_cannot_be(make, message: str) -> None:
         make()
 
 
-def test_images_given_for_a_role_are_named_and_numbered_alike(small) -> None:
+def test_images_given_for_a_role_are_named_and_numbered_the_same_way(small) -> None:
     swapped = ImageData(
         TEST.images, 9 - TEST.labels, tuple(reversed(TEST.classes)), TEST.mean, TEST.std, "digits, counted down"
     )

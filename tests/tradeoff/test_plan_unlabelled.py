@@ -72,7 +72,7 @@ def test_other_goals_search_by_disagreement_where_there_are_no_labels(net) -> No
     assert (labelled.metric, math.isnan(labelled.point.accuracy)) == ("soft_disagreement", False)
 
 
-def test_what_needs_labels_is_refused_in_a_line(net) -> None:
+def test_what_needs_labels_is_refused_in_one_line(net) -> None:
     with pytest.raises(ValueError, match=r"expected labelled images to certify a fall in accuracy.*Disagreement"):
         planned(net, PIXELS, AccuracyDrop(0.5))
     with pytest.raises(ValueError, match="expected labelled images to search by error"):

@@ -1,4 +1,4 @@
-"""Plans for data that are no images: a rise of any metric is certified, and what does not fit is refused in a line."""
+"""Plans for data other than images: a rise of any metric is certified, and what does not fit is refused in one line."""
 
 import math
 

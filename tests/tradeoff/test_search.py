@@ -58,18 +58,18 @@ def test_with_a_latency_damage_counts_by_the_time_that_it_saves() -> None:
         )
 
 
-def test_losses_that_are_no_numbers_come_last() -> None:
+def test_losses_that_are_not_numbers_come_last() -> None:
     losses = lambda sets: [float("nan") if 0 in one else float(sum(one)) for one in sets]  # noqa: E731
     for search in (Greedy(), Beam(2), Exact()):
         assert list(search.path(Scores(4, losses), 2)) == [(1,), (1, 2)], search
 
 
-def test_the_number_of_sets_is_told_before() -> None:
+def test_the_number_of_sets_is_printed_beforehand() -> None:
     for search in (Greedy(), Beam(3), Exact()):
         losses = quadratic(7, 0)
         scores = Scores(7, losses)
         list(search.path(scores, 4))
-        told = search.sets(7, 4)
-        assert len(scores.known) <= told
+        predicted = search.sets(7, 4)
+        assert len(scores.known) <= predicted
         if isinstance(search, Greedy | Exact):
-            assert len(scores.known) == told
+            assert len(scores.known) == predicted

@@ -84,7 +84,7 @@ def test_fused_transformer_layers_count_by_their_parts() -> None:
 
 @pytest.fixture
 def quick_latencies() -> None:
-    """None here: the measuring is what is tested."""
+    """Disabled here: the timing itself is tested."""
 
 
 def test_latency_orders_small_and_large() -> None:
@@ -211,7 +211,7 @@ def test_the_loss_of_distillation_by_its_formula() -> None:
 
 
 def test_the_loss_of_distillation_of_other_outputs_by_its_formula() -> None:
-    """The mean divergence of positions that count; ``|s - t|^2 / |t|^2`` where outputs are no scores."""
+    """The mean divergence of positions that count; ``|s - t|^2 / |t|^2`` where outputs are not scores."""
     student, teacher = torch.randn(2, 2, 3, 4, dtype=torch.float64)  # two sequences of three tokens, four scores
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
     ids = torch.arange(6).view(2, 3)

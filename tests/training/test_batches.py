@@ -28,7 +28,7 @@ def images(count: int) -> ImageData:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
-def test_a_run_of_a_wrapped_model_is_read_and_goes_on(tmp_path, wrap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_a_wrapped_model_is_read_and_resumes(tmp_path, wrap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # Where there is a GPU, DataParallel would move the model to it, whose numbers are not those of the CPU bit by bit.
     monkeypatch.setattr(sys.modules[nn.DataParallel.__module__], "_get_available_device_type", lambda: None)
 
@@ -81,7 +81,7 @@ def test_no_image_is_trained_on_alone(count: int) -> None:
 
 
 class Wrapped(nn.Module):
-    """A model that returns its logits in a form of its own."""
+    """A model that returns its logits in its own format."""
 
     def __init__(self, form: Any) -> None:
         super().__init__()

@@ -51,7 +51,7 @@ print(whole, code_of(broken), code_of(begun("broken")))
 
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_weights(tmp_path) -> None:
-    """Each training in a process of its own, forked from one that has imported all and computed nothing."""
+    """Each training run in a separate process, forked from one that has imported everything and computed nothing."""
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
     result = subprocess.run(command, check=True, capture_output=True, text=True)
     assert result.stdout.split() == ["0", str(-signal.SIGKILL), "0"]
@@ -65,7 +65,7 @@ class Interrupted(Exception):
 
 
 def noisy(seed: int = 0) -> nn.Module:
-    """A network with randomness of its own."""
+    """A network that draws random numbers itself."""
     torch.manual_seed(seed)
     return nn.Sequential(cifar_resnet(8, in_channels=1, widths=(4, 4, 8)), nn.Dropout(0.3), nn.Linear(10, 10))
 
@@ -233,7 +233,7 @@ def test_another_run_is_refused(tmp_path) -> None:
             train(other, data, Recipe(epochs=1, shift=1), folder=tmp_path, progress=False)
 
 
-def test_a_run_goes_on_whatever_its_layers_print(tmp_path, monkeypatch) -> None:
+def test_a_run_resumes_whatever_its_layers_print(tmp_path, monkeypatch) -> None:
     """PyTorch 2.15 prints another text for the same batch norm than 2.11."""
 
     def model(share: float) -> nn.Sequential:
@@ -328,7 +328,7 @@ class Harmful:
         return os.mkdir, ("executed",)
 
 
-def test_a_state_of_a_run_that_cannot_be_used_is_told_in_one_line(tmp_path, monkeypatch) -> None:
+def test_a_state_of_a_run_that_cannot_be_used_is_reported_in_one_line(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = Recipe(epochs=1, batch_size=64, shift=0)
 
@@ -355,9 +355,9 @@ def test_a_state_of_a_run_that_cannot_be_used_is_told_in_one_line(tmp_path, monk
         before = last.read_bytes()
         with pytest.raises(
             ValueError, match=r"expected the state of a run in .*last\.pt.*move its folder away"
-        ) as told:
+        ) as caught:
             go_on()
-        assert len(str(told.value).splitlines()) == 1
-        assert "weights_only=False" not in str(told.value)
+        assert len(str(caught.value).splitlines()) == 1
+        assert "weights_only=False" not in str(caught.value)
         assert last.read_bytes() == before
     assert not (tmp_path / "executed").exists()

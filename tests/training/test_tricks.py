@@ -149,7 +149,7 @@ def test_a_run_with_every_trick_resumes_exactly(tmp_path, precision: str, epoch:
     assert all(torch.equal(one["momentum_buffer"], two["momentum_buffer"]) for one, two in momenta)
 
 
-def test_a_run_from_before_an_option_existed_goes_on(tmp_path) -> None:
+def test_a_run_from_before_an_option_existed_resumes(tmp_path) -> None:
     recipe, model = Recipe(epochs=2, batch_size=32, shift=1), network()
 
     def stop(*_: object) -> None:

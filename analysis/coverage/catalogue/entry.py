@@ -33,7 +33,7 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """The name by which this model is told from all others."""
+        """The unique name of this model."""
         return f"{self.library}/{self.name}"
 
 
@@ -48,7 +48,9 @@ def images(*size: int, channels: int = 3) -> Inputs:
 
 
 def list_of_images(size: int, count: int = 2) -> Inputs:
-    """A list of images, which detectors take; as many whatever the batch, since a list has a length of its own."""
+    """A list of images, which detectors take; their number does not depend on the batch, since a list has a fixed
+    length.
+    """
 
     def make(batch: int, generator: torch.Generator) -> tuple[list[torch.Tensor]]:
         return ([torch.rand(3, size, size, generator=generator, dtype=torch.float64) for _ in range(count)],)

@@ -15,7 +15,7 @@ def _pytorchcv(name: str, size: int = 64, **options: Any) -> Entry:
 
 
 def _sized(name: str, size: int, **options: Any) -> Entry:
-    """Models of pytorchcv that are told the size of their images."""
+    """Models of pytorchcv that take the size of their images as an argument."""
     return _pytorchcv(name, size, in_size=(size, size), **options)
 
 

@@ -13,7 +13,7 @@ def _torchvision(name: str, size: int = 64, **options: Any) -> Entry:
 
 
 def _backbone_free(name: str, size: int = 64, **options: Any) -> Entry:
-    """Models for dense prediction load the weights of their backbone unless told not to."""
+    """Models for dense prediction load the weights of their backbone by default, so this turns that off."""
     return _torchvision(name, size, weights_backbone=None, **options)
 
 
@@ -57,7 +57,7 @@ def _timm(name: str, size: int = 64, **options: Any) -> Entry:
 
 
 def _timm_sized(name: str, size: int = 64, **options: Any) -> Entry:
-    """Transformers that are told the size of their images."""
+    """Transformers that take the size of their images as an argument."""
     return _timm(name, size, img_size=size, **options)
 
 

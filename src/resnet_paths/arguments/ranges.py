@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 MOST = 10**9
-"""The largest count: a run with more of anything would not finish, so it is a typing error."""
+"""The largest count: a run with more of anything would not finish, so a larger value is a typo."""
 
 
 @dataclass(frozen=True)

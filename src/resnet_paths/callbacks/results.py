@@ -1,7 +1,7 @@
 """Records and reports in TensorBoard, Weights & Biases and Lightning's loggers: numbers, table, figure, page.
 
 Beside the loggers of single numbers, which a recorder calls hundreds of times: a record is logged once, whole. The
-target is recognised by its methods, so neither package is imported before one of its objects comes.
+target is recognised by its methods, so neither package is imported before one of its objects is passed.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class _TensorBoard:
         self.writer = writer
 
     def write(self, name: str, parts: Mapping[str, Any], step: int) -> None:
-        """Numbers as scalars, tables as text, figures as images; of a page its place."""
+        """Numbers as scalars, tables as text, figures as images, and a page as its path."""
         for part, value in parts.items():
             tag = f"{name}/{part}"
             if part == "table":
@@ -123,7 +123,7 @@ class _WeightsAndBiases:
         self.run = run
 
     def write(self, name: str, parts: Mapping[str, Any], step: int) -> None:
-        """Everything in one call, over a step of its own, since the step of a run only grows."""
+        """Everything in one call, with its own step axis, since the step of a run only grows."""
         with first_import("wandb"):
             import wandb
 

@@ -141,12 +141,12 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], name: str = 
         >>> load_state(nn.Linear(2, 2), wrapped)
         Linear(in_features=2, out_features=2, bias=True)
     """
-    found = fit(state, model.state_dict(), name)
-    if not found.is_whole:
+    match = fit(state, model.state_dict(), name)
+    if not match.is_whole:
         raise ValueError(
             f"expected the weights of the model, got {name}, which does not fit {type(model).__name__}: "
-            f"{found.difference()}; pass the model that it was saved from"
+            f"{match.difference()}; pass the model that it was saved from"
         )
-    say_foreign(found, name)
-    model.load_state_dict(found.state)
+    say_foreign(match, name)
+    model.load_state_dict(match.state)
     return model

@@ -199,6 +199,6 @@ def _tensors(content: Any) -> State:
     """The tensors of a possible state dict, recognised by the names of parameters; {} if it is not one."""
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         return {}
-    found = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    named = any("." in name or name in ("weight", "bias") for name in found)
-    return found if found and (named or len(found) == len(content)) else {}
+    tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    named = any("." in name or name in ("weight", "bias") for name in tensors)
+    return tensors if tensors and (named or len(tensors) == len(content)) else {}

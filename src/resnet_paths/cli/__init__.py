@@ -1,6 +1,6 @@
-"""The commands; the same words as in Python.
+"""The commands, with the same names as in Python.
 
-No module here imports PyTorch, or anything as slow, before a command runs: help and completion are there at once.
+No module here imports PyTorch, or anything as slow, before a command runs: help and completion appear at once.
 """
 
 # in the order of the help

@@ -1,4 +1,4 @@
-"""Errors by origin: wrong use in one line, the user's code with its traceback, our bugs with a request to report."""
+"""Errors by origin: invalid use in one line, the user's code with its traceback, our bugs with a request to report."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OWN = Path(__file__).resolve().parents[1]
 def user_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     """Run a command after checking its options, and report errors by their origin.
 
-    - Wrong use: one line, exit code 2.
+    - Invalid use: one line, exit code 2.
     - An error in the user's own code (``--model mine.py:build``): its traceback from there on, exit code 1.
     - Anything else is a bug of this package: the traceback, and a request to report it, exit code 1.
     """

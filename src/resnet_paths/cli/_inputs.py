@@ -110,7 +110,7 @@ class Source:
 
 
 def model_and_source(subject: Subject) -> tuple[nn.Module, Source]:
-    """Check the device, load the model on it, and find how its images are read."""
+    """Check the device, load the model on it, and find out how its images are preprocessed."""
     where = place(subject.device)
     network = named_model(subject.model).to(where)
     return network, Source.of(network, subject)

@@ -25,7 +25,7 @@ def goal_of(options: Planning, data: rp.data.InMemory) -> rp.tradeoff.Goal:
     """The one goal that was given; by default, for images, a fall in accuracy of at most 1 %.
 
     Raises:
-        ValueError: more than one goal, or none for data that are no images.
+        ValueError: more than one goal, or none for data other than images.
     """
     from ..data.fitting import usual_metric
 

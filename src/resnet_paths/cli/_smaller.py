@@ -112,7 +112,7 @@ class Folder:
 
 
 def example_for(data: rp.data.InMemory, model: nn.Module) -> tuple[Any, int]:
-    """A few examples as a model reads them, and their number: other than the length of what all examples share."""
+    """A few examples as a model reads them, and their number: not the length of anything that all examples share."""
     import torch
 
     from ..graph.inputs import placed
@@ -174,7 +174,7 @@ def write_smaller(
 
 
 def _preprocessing(data: rp.data.InMemory) -> dict[str, Any]:
-    """What is known of how pixels become inputs; nothing, for data that come as the model reads them."""
+    """The known preprocessing of images; nothing for data that are passed in the form that the model reads."""
     if not isinstance(data, rp.ImageData):
         return {}
     return {"mean": list(data.mean), "std": list(data.std), "classes": list(data.classes)}
@@ -214,7 +214,7 @@ def _written_program(smaller: nn.Module, example: Any, count: int, out: Path, wr
         outputs = call_model(program.module(), example)
         gone = left_out_of_outputs(call_model(smaller, example))
     for part in gone:
-        written.left_out[f"{part} of the outputs of the program"] = "it is no tensor"
+        written.left_out[f"{part} of the outputs of the program"] = "it is not a tensor"
     calls = {"dict": "**inputs", "tuple": "*inputs"}
     return _PROGRAM.format(returned=_returned(outputs, count), call=calls.get(form["kind"], "inputs"))
 
@@ -327,18 +327,18 @@ def check_as_planned(
             f"expected the {planned.count} {planned.nouns} that certified the plan, {planned.name}, got {len(data)} "
             f"others from {data.name}; plan again, or restore the {planned.nouns}"
         )
-    expected, found = _planned_values(plan.point), _measured_values(plan, written, data, net)
+    expected, measured = _planned_values(plan.point), _measured_values(plan, written, data, net)
     for name, value in expected.items():
         sized = max(abs(value), abs(plan.points[0].value or 0.0))
         allowed = _NEAR + 1e-9 if _is_share(name) else _NEAR * sized
-        if not abs(found[name] - value) <= allowed:
+        if not abs(measured[name] - value) <= allowed:
             shown = value_shown(name)
             raise ValueError(
                 f"expected the written network to have the planned {name} of {shown(value)} on the test "
-                f"{data.nouns}, got {shown(found[name])}; do not use it, and plan again: versions or the machine may "
+                f"{data.nouns}, got {shown(measured[name])}; do not use it, plan again: versions or the machine may "
                 "have changed"
             )
-    return found
+    return measured
 
 
 def value_shown(metric: str) -> Callable[[float], str]:
@@ -372,14 +372,14 @@ def _measured_values(
         model = rp.models.load_model(str(written.files["safetensors"].parent))
         model = model.to(next((one.device for one in net.model.parameters()), None))
     size, planned = plan.split.batch_size, _planned_values(plan.point)
-    found, values = answers(model, data, net.followed, size, like=net.model), {}
+    outputs, values = answers(model, data, net.followed, size, like=net.model), {}
     if "accuracy" in planned:
-        values["accuracy"] = float(found.right.mean())
+        values["accuracy"] = float(outputs.right.mean())
     if set(planned) - {"accuracy"}:
         full = answers(net.model, data, net.followed, size)
         if "disagreement" in planned:
-            values["disagreement"] = float(1 - found.agree(full).mean())
+            values["disagreement"] = float(1 - outputs.agree(full).mean())
         if plan.point.metric:
             metric = rp.lesion.metric_named(plan.point.metric)[1]
-            values[plan.point.metric] = float(found.values(metric, full).mean())
+            values[plan.point.metric] = float(outputs.values(metric, full).mean())
     return values

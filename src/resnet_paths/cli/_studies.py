@@ -120,13 +120,13 @@ def _random(net: rp.UnrolledNetwork, data: rp.data.InMemory, options: Studied, q
 
 def _reorder(net: rp.UnrolledNetwork, data: rp.data.InMemory, options: Studied, quiet: bool) -> Finding:
     record = rp.lesion.reorderings(net, data, **options.drawn("error", quiet, data))
-    found, low, high = record.rank_correlation()
+    correlation, low, high = record.rank_correlation()
     words = (
-        f"Rank correlation of the {record.metric} with Kendall's tau over {len(record.tau)} orders: {found:.2f} "
+        f"Rank correlation of the {record.metric} with Kendall's tau over {len(record.tau)} orders: {correlation:.2f} "
         f"(on more {data.nouns} it may lie between {low:.2f} and {high:.2f}). The closer it is to -1, the more "
         f"consistently the {record.metric} rises as the order changes."
     )
-    facts = {**_facts(record), "rank_correlation": [found, low, high]}
+    facts = {**_facts(record), "rank_correlation": [correlation, low, high]}
     chance = _chance(data, options.metric)
     return Finding(record.by_swaps(), lambda: rp.plot.plot_reorderings(record, chance=chance), facts, words)
 

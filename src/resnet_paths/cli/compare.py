@@ -61,7 +61,7 @@ def compare(
         typer.Option(
             "--other",
             help="A model to compare with --model, in the same forms; repeat it for more. The folder of a training "
-            "with --keep all stands for its checkpoints, here and in --model.",
+            "run with --keep all stands for its checkpoints, here and in --model.",
         ),
     ] = None,
     limit: Limit = None,

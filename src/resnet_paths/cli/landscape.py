@@ -173,8 +173,8 @@ def _draw(surfaces: Surfaces, log: bool | None, out: Path) -> Path:
 
 def _write(surfaces: Surfaces, log: bool | None, html: bool, out: Path) -> list[Path]:
     written = [_draw(surfaces, log, out)]
-    for place, surface in enumerate(surfaces.values()):
-        stem = "landscape" if place == 0 else "landscape_twin"
+    for number, surface in enumerate(surfaces.values()):
+        stem = "landscape" if number == 0 else "landscape_twin"
         write_table(out / f"{stem}.csv", surface.to_pandas())
         written += [out / f"{stem}.csv", surface.save(out / f"{stem}.npz")]
         written.append(rp.landscape.save_vtk(surface, out / f"{stem}.vtk"))
@@ -191,7 +191,7 @@ def _numbers(surface: rp.landscape.Surface) -> dict[str, Any]:
 
     loss = surface.values["loss"]
     finite = loss[np.isfinite(loss)]
-    found: dict[str, Any] = {
+    numbers: dict[str, Any] = {
         "cells": int(loss.size),
         "not finite": int(loss.size - finite.size),
         "lowest loss": float(finite.min()) if finite.size else None,
@@ -202,8 +202,8 @@ def _numbers(surface: rp.landscape.Surface) -> dict[str, Any]:
     try:
         rough = rp.landscape.roughness(surface)
     except ValueError:  # too few coordinates, or none with finite neighbours
-        return found
-    return found | {
+        return numbers
+    return numbers | {
         "convex cells": rough.convex,
         "negative curvature": rough.negative,
         "deviation from a quadratic": rough.deviation,

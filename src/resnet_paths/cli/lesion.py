@@ -69,8 +69,8 @@ def lesion(
     running: rp.lesion.StudyOptions = {"batch_size": studied.batch_size, "journal": studied.journal}
     record = rp.single_deletions(net, images, **running)
     allowed = 0.01 if accuracy_drop is None else accuracy_drop
-    chosen = _choose(net, images, count, allowed, studied.seed, running)
-    report = _dropped(net, images, chosen, studied.seed, running)
+    dropped = _choose(net, images, count, allowed, studied.seed, running)
+    report = _dropped(net, images, dropped, studied.seed, running)
     picture = rp.plot.save(
         rp.plot.plot_single_deletions(record, chance=1 - 1 / len(images.classes)), out / "lesion.png"
     )
@@ -79,9 +79,9 @@ def lesion(
         typer.echo(json_text(_as_json(record, report, picture)))
         return
     show(screen, _table(record))
-    if chosen:
+    if dropped:
         show(screen, _comparison(report))
-        screen.print(f"[dim]The code: drop_blocks(model, {chosen})[/dim]")
+        screen.print(f"[dim]The code: drop_blocks(model, {dropped})[/dim]")
     else:
         screen.print(_nothing_dropped(count, allowed))
     screen.print(f"Written: {picture} and {out / 'lesion.csv'}")

@@ -229,7 +229,7 @@ class Planning:
         typer.Option(help="Allowed rise of --metric, for data of any form, such as 0.5 of perplexity."),
     ] = None
     count: Annotated[int | None, typer.Option(help="Number of blocks to drop.")] = None
-    confidence: Annotated[float, typer.Option(help="Confidence with which the goal must be shown.")] = 0.95
+    confidence: Annotated[float, typer.Option(help="Confidence with which the goal must be met.")] = 0.95
     search: Annotated[
         Literal["greedy", "beam", "exact"],
         typer.Option(help="Search strategy; exact tries all sets, for at most 16 blocks."),

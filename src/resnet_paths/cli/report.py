@@ -21,7 +21,7 @@ from .options import BatchSize, Json, Limit, Place, Seed, Subject, path_option
 
 
 def _budget(text: str) -> str:
-    """A budget as the report takes it, refused here if it is none."""
+    """A budget in the form that the report takes; anything else is refused here."""
     if text not in _BUDGETS:
         try:
             in_seconds(text)
@@ -47,7 +47,7 @@ _BUDGETS = {"quick": "at most 3 minutes", "full": "at most 30 minutes"}
     "resnet-paths report --model cifar-resnet56@weights.safetensors --data images.npz --budget 30min",
     "resnet-paths report --model mine.py:model --data mine.py:texts --metric perplexity --rise 0.5",
     "resnet-paths report --only explorer --only frontier --json",
-    note="Exit codes: 0 all stages done, 1 a stage failed (the page shows its error), 2 wrong use.",
+    note="Exit codes: 0 all stages done, 1 a stage failed (the page shows its error), 2 invalid use.",
 )
 def report(
     subject: Subject,
@@ -55,7 +55,7 @@ def report(
         str,
         typer.Option(
             help="Time for the whole report: quick (3min), full (30min), or a duration such as 90s, 10min, 1h. Numbers "
-            "of images and draws are chosen to keep it; what had to shrink is named on the page.",
+            "of images and draws are chosen to fit it; the page names what was reduced.",
             parser=_budget,
             metavar="<time>",
             autocompletion=_budgets,
@@ -96,7 +96,10 @@ def report(
     limit: Limit = None,
     batch_size: BatchSize = 500,
     memory: Annotated[
-        float, typer.Option(help="Bound, in GB, of what computations hold beside the model and the images.", min=0.01)
+        float,
+        typer.Option(
+            help="Limit, in GB, on the memory of computations in addition to the model and the images.", min=0.01
+        ),
     ] = 2.0,
     seed: Seed = 0,
     out: Annotated[Path, path_option("--out", "-o", help="The HTML file to write."), Place(folder=False)] = Path(
@@ -146,7 +149,7 @@ def report(
 
 
 def _skipped(skip: list[str], only: list[str]) -> list[str]:
-    """The stages to skip. What names no stage stays, for the report to refuse."""
+    """The stages to skip. Names that are not stages are passed on, for the report to refuse."""
     if not only:
         return skip
     unknown = [name for name in only if name not in STAGES]

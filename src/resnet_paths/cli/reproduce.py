@@ -33,7 +33,7 @@ def _claims(context: typer.Context, incomplete: str) -> list[str]:
     "resnet-paths reproduce veit2016 --claim single-deletion --model cifar-resnet56@weights.safetensors "
     "--data images.npz",
     "resnet-paths reproduce he2015 --json",
-    note="Exit codes: 0 all claims measured (whatever the verdicts), 1 a measurement failed, 2 wrong use.",
+    note="Exit codes: 0 all claims measured (whatever the verdicts), 1 a measurement failed, 2 invalid use.",
 )
 def reproduce(
     paper: Annotated[str, typer.Argument(help=f"{', '.join(PAPERS)}.", autocompletion=_papers)],

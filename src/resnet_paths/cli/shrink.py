@@ -98,7 +98,7 @@ class Stage:
 _RUNTIMES: dict[Runtime, str] = {
     "eager": "PyTorch", "onnx": "ONNX Runtime", "compile": "compiled", "export": "exported", "openvino": "OpenVINO",
 }  # fmt: skip
-"""The heads of their columns."""
+"""The headers of their columns."""
 
 
 def _stages(

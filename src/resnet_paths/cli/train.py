@@ -61,7 +61,7 @@ def train(
     examples, epochs = counted(len(images), "image"), counted(training.epochs, "epoch")
     screen.print(f"{_name(network)}, {examples} of {images.name}, {epochs}, into {out}")
     if held_out is not None and held_out.fingerprint == images.fingerprint:
-        screen.print("[yellow]The test images are the training images: the test error says nothing new.[/yellow]")
+        screen.print("[yellow]The test images are the training images: the test error is the training error.[/yellow]")
     if fresh:
         _remove_run(out)
     report = _run(network, images, recipe, out, held_out, keep, tensorboard)

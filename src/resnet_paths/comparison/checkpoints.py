@@ -38,6 +38,6 @@ def told_apart(names: Iterable[str]) -> list[str]:
         ['a', 'b', 'a (3)']
     """
     seen: list[str] = []
-    for place, name in enumerate(names, 1):
-        seen.append(name if name not in seen else f"{name} ({place})")
+    for position, name in enumerate(names, 1):
+        seen.append(name if name not in seen else f"{name} ({position})")
     return seen

@@ -1,10 +1,10 @@
 """Which blocks of several networks correspond.
 
-Networks that share a family, a smaller network and its original, or checkpoints of one run name their blocks alike, and
-names say exactly what corresponds. Networks of different families do not. Their blocks are aligned in order, as two
-sequences are: the pairs that keep the order of both networks and whose outputs are most alike in total (linear CKA,
-which compares representations of different widths on the same images). An alignment says what corresponds best, not
-that it corresponds well; so the similarity of each pair is kept beside it.
+Networks that share a family, a smaller network and its original, or checkpoints of one run give their blocks the same
+names, and names say exactly what corresponds. Networks of different families do not. Their blocks are aligned in order,
+as two sequences are: the pairs that keep the order of both networks and whose outputs are most similar in total (linear
+CKA, which compares representations of different widths on the same images). An alignment says what corresponds best,
+not that it corresponds well; so the similarity of each pair is kept beside it.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _insert(rows: list[dict[int, int]], names: list[str], number: int, own: list
 def block_outputs(net: UnrolledNetwork, x: Any) -> list[torch.Tensor]:
     """For each block, the centred products of its outputs (before the activation after the sum), (images, images).
 
-    The products stand for the outputs in linear CKA, and take no memory to speak of.
+    The products stand for the outputs in linear CKA, and take hardly any memory.
     """
     check_eval(net.model)
     images = len(next(leaf for leaf in leaves(x) if isinstance(leaf, torch.Tensor)))
@@ -136,7 +136,7 @@ def block_outputs(net: UnrolledNetwork, x: Any) -> list[torch.Tensor]:
 def _aligned(own: list[torch.Tensor], reference: list[torch.Tensor]) -> list[tuple[int, int, float]]:
     """(own block, reference's block, similarity) of the best pairing in order (Needleman, Wunsch 1970)."""
     alike = np.array([[cka_of_products(one, other) for other in reference] for one in own])
-    alike = np.nan_to_num(alike)  # outputs that are the same for all images are like no others
+    alike = np.nan_to_num(alike)  # outputs that are the same for all images have no similarity with any other
     best = np.zeros((len(own) + 1, len(reference) + 1))
     for i in range(1, len(own) + 1):
         for j in range(1, len(reference) + 1):

@@ -44,10 +44,10 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Measuring:
-    """What decides the values of a comparison; the context of its sweep.
+    """What determines the values of a comparison; the context of its sweep.
 
-    A point names its network and its images by their fingerprints. They are left out of the context's own, so that a
-    model that was compared before is found in the journal again, whatever others it is compared with now.
+    A point names its network and its images by their fingerprints. They are left out of the context's own, so that the
+    journal returns a model that was compared before, whatever others it is compared with now.
 
     Attributes:
         networks: the models.
@@ -148,8 +148,8 @@ def _recommended(net: Network, model: int, plan: Measuring) -> Values:
 
     def evaluate(sets: Sequence[Set]) -> list[float]:
         gates = deletion_gates([[blocks[place] for place in dropped] for dropped in sets], len(net))
-        found = evaluate_gates(net, searched, gates, METRICS[usual_metric(images)], progress=False, fast=False)
-        return found.mean(1).tolist()  # type: ignore[no-any-return]
+        values = evaluate_gates(net, searched, gates, METRICS[usual_metric(images)], progress=False, fast=False)
+        return values.mean(1).tolist()  # type: ignore[no-any-return]
 
     sets: list[Set] = [(), *Greedy().path(Scores(len(blocks), evaluate), len(blocks))]
     order = [blocks[(set(after) - set(before)).pop()] for before, after in pairwise(sets)]
@@ -284,7 +284,7 @@ PARTS: Mapping[ComparedPart, Callable[[Network, int, Measuring], Values]] = {
     "surface": _surface,
     "curvature": _curvature,
 }
-"""Latency is not among them: models are timed in turn, and anew whenever they are compared."""
+"""Latency is not among them: models are timed in turn, again at each comparison."""
 OF_CLASSES: frozenset[ComparedPart] = frozenset({"contributions", "effective"})
 """Parts that need one class each, and inputs that have gradients."""
 OF_LOSS: frozenset[ComparedPart] = frozenset({"surface", "curvature"})

@@ -46,7 +46,7 @@ def statistics(
             continue
         # metrics are not negative, so that neither they nor their differences exceed the bound
         made |= paired(name, measured[name], *[partial(of_mean, bound=bound)] * 2)
-    if "effective" in measured:  # of what is positive, unlike parts of a gradient, which may cancel
+    if "effective" in measured:  # shares of positive quantities, unlike parts of a gradient, which may cancel
         made |= paired("effective_share", measured["effective"], partial(_of_shares, confidence), of_mean)
     for name, values in (
         ("gradient_share", measured["share"]),
@@ -129,8 +129,8 @@ def _shapley(
 ) -> dict[str, np.ndarray]:
     """Shapley values; where orders of blocks were sampled, the intervals are over these too.
 
-    Models of as many blocks share their orders, which makes a difference more precise than the sum of both variances
-    over orders that its interval is computed from.
+    Models with the same number of blocks share their orders, which makes a difference more precise than the sum of both
+    variances over orders that its interval is computed from.
     """
     values = in_rows(measured["shapley"], indices)
     errors = in_rows(measured["shapley_error"], indices)

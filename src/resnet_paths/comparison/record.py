@@ -1,4 +1,4 @@
-"""What a comparison says: numbers of several models side by side, and tables of them."""
+"""The result of a comparison: numbers of several models side by side, and tables of them."""
 
 from __future__ import annotations
 
@@ -232,9 +232,9 @@ class Comparison(Record):
 
     @property
     def positions(self) -> np.ndarray:
-        """Where each model stands in a series, (m,): the last number of its name (epoch-0010: 10), else its place.
+        """The position of each model in a series, (m,): the last number in its name (epoch-0010: 10).
 
-        The place (0, 1, 2, ...) also if the names differ in anything but that number.
+        If the names differ in anything else, or have no number, it is the index (0, 1, 2, ...).
         """
         series = self._series()
         return np.arange(len(self.models)) if series is None else np.array([number for _, number, _ in series])
@@ -269,7 +269,7 @@ class Comparison(Record):
         }
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per model: the metric with its interval, the paired difference, size, and what else was asked for."""
+        """One row per model: the metric with its interval, the paired difference, size, and other requested parts."""
         asked = {
             name: getattr(self, name)
             for name in ("convex", "largest_eigenvalue", "smallest_eigenvalue", "latency", *with_ends("latency_share"))
@@ -343,6 +343,6 @@ class Comparison(Record):
 
 
 def _around_number(name: str) -> tuple[str, int, str] | None:
-    """What stands before the last number of a name, the number, and what follows it (without a file's ending)."""
+    """The text before the last number in a name, the number, and the text after it (without a file's suffix)."""
     split = re.fullmatch(r"(.*?)(\d+)(\D*)", PurePath(name).stem)
     return None if split is None else (split[1], int(split[2]), split[3])

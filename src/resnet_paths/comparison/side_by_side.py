@@ -1,9 +1,9 @@
 """Models measured side by side on the same images.
 
-Every difference is taken image by image before it is averaged: two models are wrong on much the same images, so the
+Every difference is taken image by image before it is averaged: two models are wrong on largely the same images, so the
 interval of a paired difference is far narrower than two intervals side by side suggest. All that is measured of one
 model is one point of a sweep. So a comparison of many checkpoints resumes where it was stopped, and workers divide the
-models. Only latencies are measured at the end, in turn, since they are of one machine and one moment.
+models. Only latencies are measured at the end, in turn, since they depend on the machine and the moment.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Compared = nn.Module | Network | str | Path
 _ALIGNED_IMAGES = 64
 """Images on which outputs of blocks are compared: the error of linear CKA is about the inverse of their number."""
 _CURVE_POINTS = 8
-"""Numbers of randomly deleted blocks, spaced geometrically: the curve bends where few are gone."""
+"""Numbers of randomly deleted blocks, spaced geometrically: the curve bends most where few are deleted."""
 _ROUNDS = 15
 """Of latencies: an interval of the median at 96.5 % that leaves out the worst rounds."""
 _OF_MODELS = ("parameters", "macs", "convex", "largest_eigenvalue", "smallest_eigenvalue", "recommended_order")

@@ -7,7 +7,8 @@ the differences are most of the work:
   a class missing from ``val`` shifts all labels after it;
 - it opens whatever Pillow opens, including formats that start other programs, and pictures of any size; from a zip, a
   file of a few kilobytes may inflate to gigabytes;
-- it turns 16-bit pictures white, and stops at the first damaged file with Pillow's message, which names no file.
+- it converts 16-bit pictures to plain white, and stops at the first damaged file with Pillow's message, which does not
+  name the file.
 
 Images are decoded at once into one array: analyses pass over the same few hundred or thousand images again and again.
 """

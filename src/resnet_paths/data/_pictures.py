@@ -93,5 +93,5 @@ def _scaled(array: np.ndarray, mode: str, white: float | None) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     if "cannot identify image file" in str(error):
-        return f"it is none of {', '.join(FORMATS)}"
+        return f"it is not one of {', '.join(FORMATS)}"
     return f"{error}" or type(error).__name__

@@ -1,6 +1,7 @@
 """The entry for data of any form: images become ``ImageData``, everything else ``Examples``.
 
-Beside ``as_data``, which reads images only and refuses everything else, as analyses of pixels or classes need it.
+It exists beside ``as_data``, which reads only images and refuses everything else, as analyses of pixels or classes
+require.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ def _are_classes(y: Any, sample: bool) -> bool:
 def _reads_series(model: nn.Module | None, x: torch.Tensor) -> bool:
     """Whether a model takes an array of three dimensions as it is, rather than as grey images.
 
-    Of a model that takes neither, its layers show what the refusal should speak of.
+    If a model takes neither, its layers show which form the error should name.
     """
     if model is None:
         return False

@@ -1,4 +1,4 @@
-"""The best answer that is the same for all examples: what a metric is without looking at the inputs.
+"""The best answer that is the same for all examples: the value of a metric without looking at the inputs.
 
 It is the scale on which a damaged network is judged: for classes it is the error of always naming the most frequent
 one, for a language model the entropy of the token frequencies, for a regression the variance of the targets.
@@ -21,7 +21,7 @@ from .position_metrics import IGNORED
 def constant_answer(metric: str | Metric, data: InMemory) -> float | None:
     """The metric of the best answer that is the same for all examples and positions.
 
-    For numbers and flags, each output has a constant of its own. For ``iou_error`` it is the most frequent class.
+    For numbers and flags, each output has its own constant. For ``iou_error`` it is the most frequent class.
 
     Args:
         metric: a name or a function, see :func:`metric_named`.

@@ -1,8 +1,7 @@
 """Examples of any form in memory: token batches, series, graphs, volumes, pairs, with targets of any form.
 
-Images with one class each have a class of their own, ``ImageData``, since they come as pixels with a normalisation and
-with class names. Here the inputs are what the model reads, and nothing is known of the targets but that each example
-has one.
+Images with one class each have their own type, ``ImageData``, since they come as pixels with a normalisation and class
+names. Here the inputs are what the model reads, and all that is known of the targets is that each example has one.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Examples(InMemory):
 
     Attributes:
         inputs: a tensor, a tuple of tensors (one per argument) or a dict of them (by argument), examples first; arrays
-            become tensors. Tensors of another length, and values that are no tensors, are the same for all examples.
+            become tensors. Tensors of another length, and values that are not tensors, are the same for all examples.
         targets: (examples, ...), of any form: a class or a number each, labels of tokens (-100: not counted), a mask of
             classes, a flag for each of several labels; None if metrics need none.
         name: their source.

@@ -1,6 +1,6 @@
-"""What an error from inside a model means: it does not take these inputs, or has no values at all.
+"""What an error from inside a model means: it does not take these inputs, or its parameters have no values.
 
-PyTorch's own errors name sizes inside the model, which tell users little about the data that they passed. After such an
+PyTorch's own errors name sizes inside the model, which say little about the data that the user passed. After such an
 error, and only then, the model is run on two of the examples, to see whether it takes them.
 """
 
@@ -30,7 +30,7 @@ _LIBRARY = __name__.partition(".")[0]
 
 
 def explain(error: Exception, given: Mapping[str, Any]) -> None:
-    """Raise what a user can act on, if a model in the arguments does not take the data in them.
+    """Raise an error that a user can act on, if a model in the arguments does not take the data in them.
 
     Args:
         error: what a public function raised.

@@ -1,7 +1,8 @@
-"""Which metrics fit which data: refused before any work, in a line that says which do.
+"""Which metrics fit which data.
 
-A metric that does not fit often gives plausible numbers: the cross-entropy of tokens that are scored against
-themselves, or the divergence of outputs that are no logits.
+A metric that does not fit is refused before any work, in one line that lists those that do. Otherwise it would often
+give plausible numbers: the cross-entropy of tokens that are scored against themselves, or the divergence of outputs
+that are not logits.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def check_fits(metric: ExampleMetric, data: InMemory) -> None:
     """Refuse a metric that makes no sense for some data.
 
     Raises:
-        ValueError: it needs targets of another kind, or labels that are moved otherwise.
+        ValueError: it needs targets of another kind, or labels that are shifted differently.
     """
     kinds, targets = target_kinds(data), data.targets if data.labelled else None
     if targets is None and metric.needs_targets:
@@ -109,7 +110,7 @@ def usual_metric(data: InMemory) -> MetricName:
 
 
 def smooth(metric: str | Metric) -> str | Metric:
-    """The smooth metric to search by for a metric that cannot tell sets apart that change few answers."""
+    """The smooth metric to search by, in place of one that cannot distinguish sets that change few answers."""
     name, _ = metric_named(metric)
     return _SMOOTH.get(name, metric)
 
@@ -179,7 +180,7 @@ def _kinds(targets: torch.Tensor) -> Iterator[TargetKind]:
 
 
 def _check_shift(metric: str, data: Examples, targets: torch.Tensor) -> None:
-    """Refuse labels of tokens that are already moved by one, and tokens that would be compared with themselves."""
+    """Refuse labels of tokens that are already shifted by one, and tokens that would be compared with themselves."""
     ids = _token_ids(data.inputs)
     if ids is None or ids.shape != targets.shape:
         return
@@ -196,7 +197,7 @@ def _check_shift(metric: str, data: Examples, targets: torch.Tensor) -> None:
     if metric in ("next_token_loss", "next_token_error", "perplexity") and moved and not same and targets.shape[1] > 1:
         raise ValueError(
             f"expected the labels of the tokens themselves for {metric!r}, which compares scores with the next label, "
-            "got labels already moved by one; pass the inputs as labels, or use pixel_loss or pixel_error"
+            "got labels already shifted by one; pass the inputs as labels, or use pixel_loss or pixel_error"
         )
 
 
@@ -208,7 +209,8 @@ def _is_mask(targets: torch.Tensor | None) -> bool:
 def _labels_are_tokens(data: Examples) -> bool:
     """Whether the labels that count are the tokens at their own positions, so that the next one is what is predicted.
 
-    Others belong to the scores at their own positions: of masked words, of classes of tokens, or moved by one already.
+    Others belong to the scores at their own positions: those of masked words, of classes of tokens, or already shifted
+    by one.
     """
     ids, targets, counts = _token_ids(data.inputs), data.targets, counted_positions(data)
     if ids is None or targets is None or counts is None or ids.shape != targets.shape:

@@ -1,4 +1,4 @@
-"""The form of a model's input, as JSON: enough to make an input of that form, and none of the data themselves.
+"""The form of a model's input, as JSON: enough to create an input of that form, without any of the data themselves.
 
 A smaller network that can only be recorded on an example has to be rebuilt where the data are not at hand. Only images
 with one class each have a mean, a standard deviation and a size; every input has a form.
@@ -43,7 +43,7 @@ def form_of(x: Any, batch: int) -> Form:
     if x is None or isinstance(x, bool | int | float | str):
         return {"kind": "value", "value": x}
     raise TypeError(
-        f"expected inputs of tensors, numbers and texts, got {type(x).__name__}; build it in the model's forward()"
+        f"expected inputs of tensors, numbers and strings, got {type(x).__name__}; build it in the model's forward()"
     )
 
 
@@ -51,7 +51,7 @@ def example_of(form: Form, batch: int = 2) -> Any:
     """An input of a form: floats are 0, integers the largest value of the input that the form was taken from.
 
     Raises:
-        ValueError: it is no form.
+        ValueError: it is not a form.
 
     Example:
         >>> example_of(form_of({"ids": torch.tensor([[3, 5], [0, 0]])}, 2), batch=3)["ids"].tolist()

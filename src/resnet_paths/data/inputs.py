@@ -1,7 +1,7 @@
 """A model's inputs in memory, without labels, for refitting a network.
 
 Beside ``ImageData``, because refits need neither labels nor images: a text model's dictionary of tensors is refitted by
-the same equations. Of labels, only this is kept: which positions they leave out.
+the same equations. All that is kept of the labels is which positions they exclude.
 """
 
 from __future__ import annotations

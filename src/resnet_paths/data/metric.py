@@ -1,4 +1,4 @@
-"""A metric: one value per example, also where the metric is no mean over examples.
+"""A metric: one value per example, also where the metric is not a mean over examples.
 
 Perplexity is the exponential of a ratio of two sums over sequences, mean IoU a mean of ratios of sums over images. Both
 are functions f of means m over examples of some *parts* p_i (a sequence's summed loss, its number of tokens). Each

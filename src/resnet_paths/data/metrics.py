@@ -152,7 +152,7 @@ def bound_of(metric: str) -> float | None:
 
 @checked
 def metric_named(metric: str | Metric) -> tuple[str, Metric]:
-    """A metric by name (a key of METRICS), or your own function; of all of them, less is better.
+    """A metric by name (a key of METRICS), or your own function; for all of them, lower is better.
 
     - A class for each example: ``error``, ``loss``, ``top5_error``, ``soft_error`` (1 - p(label)).
     - Compared with the full network's classes, without labels: ``disagreement``, ``divergence`` (Kullback-Leibler),
@@ -248,7 +248,7 @@ def example_parts(
 
     Raises:
         ValueError: the metric does not return one value per example.
-        TypeError: it returns no tensor.
+        TypeError: it does not return a tensor.
     """
     if isinstance(metric, ExampleMetric):
         parts: np.ndarray = metric.parts(outputs, targets, full, mask).double().numpy()

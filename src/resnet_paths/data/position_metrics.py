@@ -99,7 +99,7 @@ def _next_tokens(
     if outputs.ndim != 3 or outputs.shape[:2] != labels.shape:
         raise ValueError(
             f"expected scores (sequences, tokens, vocabulary) for labels {tuple(labels.shape)}, got "
-            f"{tuple(outputs.shape)}; pass the labels of all tokens, not moved by one"
+            f"{tuple(outputs.shape)}; pass the labels of all tokens, not shifted by one"
         )
     mask = mask[:, 1:] if mask is not None and mask.shape == labels.shape else None
     counts = labels[:, 1:] != IGNORED

@@ -1,4 +1,4 @@
-"""How a model's images must be prepared, as far as the model says.
+"""How a model's images must be preprocessed, as far as the model specifies it.
 
 timm, torchvision, Hugging Face and this library's checkpoints store it in four different ways. Sources of images take
 it in this one form, so that ``data`` does not depend on ``models``.

@@ -1,4 +1,4 @@
-"""Images by name: the embedded digits, CIFAR-10, or files of your own.
+"""Images by name: the embedded digits, CIFAR-10, or your own files.
 
 Beside `as_data`, which converts objects: this is what a command line can name. Each kind of source accepts some of the
 options and refuses the others by name, because a silently ignored option would give other images than requested.
@@ -108,7 +108,7 @@ def cifar10(split: Split | None = "test", root: str | Path = "data", download: b
 
 
 # Eleven parameters: the source and the split, and everything that a user may know better than the file does. Grouping
-# them would only move them, since each is optional and independent of the others.
+# them would not simplify anything, since each is optional and independent of the others.
 @checked
 def load_data(
     spec: Annotated[str | Path, ELSEWHERE] = "digits",

@@ -1,8 +1,8 @@
-"""Attention by single operations, where PyTorch's fused kernels hide what is wanted.
+"""Attention as separate operations, where PyTorch's fused kernels would hide the intermediate values.
 
 In eval mode ``nn.TransformerEncoderLayer`` calls one kernel for the whole layer, and scaled dot-product attention has
-kernels of its own. They have no second derivative, and on the CPU counters of operations do not know them: a vision
-transformer would seem to need no products of queries and keys.
+kernels of its own. They have no second derivative, and FLOP counters miss them on the CPU: a vision transformer would
+seem to need no products of queries and keys.
 """
 
 from __future__ import annotations

@@ -51,12 +51,9 @@ def copied(model: nn.Module, memo: Memo | None = None) -> nn.Module:
     memo.update((id(function), _hollow(function)) for function in functions)
     memo.update((id(table), OrderedDict()) for table in _empty_tables(model) if id(table) not in memo)
     try:
-        with (
-            MODEL_LOCK,
-            torch.inference_mode(False),  # otherwise the copy could never be trained
-            torch.no_grad(),
-            _DetachedCopies(),
-        ):  # under autograd, copies of scripted parameters would not be leaves
+        # In inference mode the copy could never be trained; under autograd, copies of scripted parameters would not be
+        # leaves.
+        with MODEL_LOCK, torch.inference_mode(False), torch.no_grad(), _DetachedCopies():
             result: nn.Module = copy.deepcopy(model, memo)
             for function in functions:
                 _fill(memo[id(function)], function, memo)

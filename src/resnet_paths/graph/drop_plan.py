@@ -93,7 +93,7 @@ class Obstacle:
 def plan_site(
     program: Program, site: ModuleCall, cuts: Iterable[Cut], unneeded: set[fx.Node], opened_for: Iterable[Cut] = ()
 ) -> SitePlan | Obstacle:
-    """The plan for one module, or what stands in its way.
+    """The plan for one module, or the obstacle to it.
 
     Args:
         program: the model's graph.
@@ -111,6 +111,7 @@ def plan_site(
     opened = _opened(site, stand_ins, gone | others)
     given = set(nodes_in(list(arguments(program, site).values())))
     returned = _without(site.output, gone, stand_ins, given)
+    # Nothing that is returned depends on a counter, so effects are starting points too.
     effects = [
         node for call in (site, *opened) for node in call.nodes if changes_something(node) and node not in unneeded
     ]

@@ -144,7 +144,9 @@ def _ending_in(
     if len(terms) != 2 or not all(isinstance(term, fx.Node) for term in terms) or terms[0] is terms[1]:
         return None
     chains = [(_from_layer(term, order, program, kept), other) for term, other in (terms, terms[::-1])]
-    chain, other = max(chains, key=lambda pair: order[pair[0][0]] if pair[0] else -1)  # the later layer
+    # The later layer: a group runs where its last node stood, so the earlier one would wait for the sum and keep its
+    # input alive until then.
+    chain, other = max(chains, key=lambda pair: order[pair[0][0]] if pair[0] else -1)
     return _Group((*chain, summed, *after), chain[0].args[0], other, relu) if chain else None  # type: ignore[arg-type]
 
 

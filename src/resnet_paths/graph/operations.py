@@ -125,7 +125,7 @@ def same_answer(value: torch.Tensor | bool, expected: Any, where: str) -> None:
         return
     raise UnrollError(
         f"expected an input for which {where or 'the model'} takes the branch taken on the example ({expected}), got "
-        "one for which forward() takes another (for instance a mask with padding where the example had none); "
+        "one for which forward() takes a different one (for instance a mask with padding where the example had none); "
         "unroll the model with an example of this kind"
     )
 

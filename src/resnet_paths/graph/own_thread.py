@@ -46,8 +46,8 @@ def replaced_for(
 
     Other objects may see it too. When a special method of a class is replaced, Python looks it up again for each
     subclass. ``nn.Module`` has 1,500 of them once timm and transformers are imported, which takes milliseconds; the
-    classes of one model have few. Where one of these has such a method of its own, which may call the base's, the
-    method is replaced in the base.
+    classes of one model have few. Where one of these overrides the method, and may call the base's, the method is
+    replaced in the base.
 
     Args:
         objects: the objects.

@@ -184,6 +184,7 @@ class Segments:
                 continue
             way = live.destination(node)
             if way is None:
+                # Offset by one: the first join is the stem, with the values of level -1.
                 layout.joins[layout.level[node] + 1].append(node)
             else:
                 (layout.shortcuts if way[0] == SHORTCUT else layout.branches)[way[1]].append(node)
@@ -257,6 +258,7 @@ class Segments:
             .union(*self._alive)
             .union(self.inputs.values(), *([cut.add, cut.shortcut, *cut.branch, cut.post] for cut in cuts))
         )
+        # Values at the boundary outlive their piece, because other gate rows continue from the same state.
         pinned = boundary if self.overwrite else everywhere
         after = [*self._alive, frozenset([self.program.output])]
         self.stem = self._piece(layout.joins[0], after[0], pinned)

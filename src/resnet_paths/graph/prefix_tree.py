@@ -32,6 +32,7 @@ def shared_walk(start: S, rows: Sequence[Row], step: Callable[[S, int, Any], S])
         >>> len(calls)
         7
     """
+    # Sorted, rows with a common prefix are neighbours, so the states of one row at a time are enough.
     order = sorted(range(len(rows)), key=lambda row: rows[row])  # type: ignore[arg-type, return-value]
     path: list[S | None] = [start]
     last = start
@@ -50,6 +51,7 @@ def _down(path: list[S | None], row: Row, shared: int, following: int, step: Cal
         raise RuntimeError(f"the state at position {shared} was freed too early")
     del path[shared:]
     for position in range(shared, len(row)):
+        # The next row branches off at `following`; no later one reads a state beyond it, so those are freed at once.
         path.append(state if position <= following else None)
         state = step(state, position, row[position])
     path.append(state if len(row) <= following else None)

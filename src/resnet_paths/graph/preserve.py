@@ -64,6 +64,7 @@ def _put_back(current: dict[Any, Any], before: dict[Any, Any]) -> None:
     for name, value in before.items():
         if name not in current or current[name] is not value:
             current[name] = value
+    # Order matters too: hooks run, and state dicts are written, in the order of these dictionaries.
     if list(current) != list(before):
         current.clear()
         current.update(before)

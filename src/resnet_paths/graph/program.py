@@ -22,7 +22,7 @@ from .trees import leaves, map_leaves
 
 @dataclass(eq=False)
 class ModuleCall:
-    """One call of one module during the forward pass: what went in and what came out, as graph nodes.
+    """One call of one module during the forward pass: its inputs and outputs, as graph nodes.
 
     Attributes:
         path: qualified name of the module (``""`` for the model itself).
@@ -124,13 +124,13 @@ class Program:
 
     def module(self, path: str) -> nn.Module:
         """The module of a qualified name, read from the model now; several times as fast as ``get_submodule``."""
-        found = self.model
+        module = self.model
         try:
             for name in path.split(".") if path else ():
-                found = found._modules[name]  # type: ignore[assignment]
-        except (AttributeError, KeyError):  # an attribute that is no registered module
+                module = module._modules[name]  # type: ignore[assignment]
+        except (AttributeError, KeyError):  # an attribute that is not a registered module
             return self.model.get_submodule(path)
-        return found
+        return module
 
     def tensors_read(self) -> set[int]:
         """The identities of the model's tensors that the graph reads itself, not within a call of a module."""

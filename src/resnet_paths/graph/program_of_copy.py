@@ -35,7 +35,7 @@ _CONSTANTS = (
     bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented), range, type,
     torch.dtype, torch.device, torch.layout, torch.memory_format, np.generic,
 )  # fmt: skip
-_NEVER = -2  # no version of a tensor, nor what stands for none
+_NEVER = -2  # neither a tensor's version nor the -1 of tensors without one
 _STATELESS = (
     type, MethodDescriptorType, WrapperDescriptorType, CustomFunction,
     type(torch.ops.aten.add), type(torch.ops.aten.add.Tensor),
@@ -149,6 +149,7 @@ class _Copying:
             twin.target, twin.name = self.target(node.target), node.name
             self.nodes[node] = twin
         root = self.call(before.root, None)
+        # Only now, because the notes of a node refer to the calls just copied.
         for node, twin in self.nodes.items():
             twin.meta = {key: self.note(value) for key, value in node.meta.items()}
         program = replace(
@@ -161,6 +162,8 @@ class _Copying:
     def held(self, held: HeldTensor) -> HeldTensor:
         """The same for the copy's tensor, which must have the same values."""
         value = attrgetter(held.name)(self.model)
+        # A version that no tensor has forces a comparison of the values. No view: `constants` clones what may share
+        # memory.
         twin = replace(held, seen=(value, _NEVER), view=False)
         twin.check(value)
         return twin

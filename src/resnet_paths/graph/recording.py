@@ -160,6 +160,8 @@ class _Recorder(Regions):
         inputs = [value for value in leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
         if any(torch._C._functorch.is_functorch_wrapped_tensor(value) for value in inputs):
             raise CannotFollow(self.place, "it transforms a function of its own by torch.func (vmap, grad, jvp)")
+        # Writes show in the version counters, not in names: any function may write to an argument (out=, running
+        # statistics).
         versions = [version(value) for value in inputs]
         nodes = self.tree(args), self.tree(kwargs)
         result = func(*args, **kwargs)
@@ -270,6 +272,7 @@ class _Recorder(Regions):
             result = forward(*args)
         if [version(value) for value in inputs] != versions:
             raise CannotFollow(self.place, f"{function.__name__} overwrites its input")
+        # Autograd returns an alias where forward returns its input; the record, too, must tell the two apart.
         result = map_leaves(result, lambda leaf: leaf.clone() if any(leaf is value for value in inputs) else leaf)
         self.learn(result, self.add("call_function", CustomFunction(function), nodes))
         return result
@@ -466,7 +469,7 @@ def _overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _reads_only_shape(module: nn.Module, args: Any, kwargs: Any) -> bool:
-    """Whether a module without parameters returns the same for other values, so that no data passes through it."""
+    """Whether a module without parameters returns the same for other values, so that no data flows through it."""
 
     def other(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):
@@ -586,7 +589,7 @@ def record(model: nn.Module, example: Any) -> Program:
     Args:
         model: any module; it is left unchanged.
         example: tensor, tuple of positional or dict of keyword arguments, batch first; a list is one argument (images
-            of different sizes), each item of which becomes an input of its own.
+            of different sizes), each item of which becomes a separate input.
 
     Raises:
         TraceError: the model fails on the example, or its operations depend on the batch size in a way

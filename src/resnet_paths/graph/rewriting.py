@@ -67,8 +67,11 @@ class _Writer:
 
     def write(self) -> fx.Graph:
         self._inputs()
+        # After the inputs: an object that is an argument too must come from there, where it may be another in the next
+        # call.
         self._attributes()
         written: set[ModuleCall] = set()
+        # In the order of the run, in which a call that stays takes the position of its first node.
         for node in self.plan.program.graph.nodes:
             if node in self.plan.operations:
                 self._operation(node)

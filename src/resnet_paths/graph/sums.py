@@ -2,7 +2,7 @@
 
 This comes before everything else because the search for blocks, gates, lesions and smaller models all work on an
 addition and its two terms. The spellings are unified once, here, in the graph, and nothing else handles them. A
-coefficient becomes an operation of its own on the term that it multiplies (``x - y`` is ``x + (-y)``, bit for bit), so
+coefficient becomes a separate operation on the term that it multiplies (``x - y`` is ``x + (-y)``, bit for bit), so
 that a gate multiplies the term including its coefficient. Sums with data-dependent weights (``lerp`` with a computed
 weight) are gates, not sums, and stay as they are. Fused operations (``addcmul``, ``lerp``, the sum of a stack) round
 otherwise than the sum of their terms; those that turn out not to be blocks are restored, so that the numbers stay the

@@ -1,6 +1,6 @@
-"""A line or a plane of cells, evaluated by the sweep engine coarse first, put together as arrays.
+"""A line or a plane of cells, evaluated by the sweep engine coarse first and assembled into arrays.
 
-Coarse first, so that a preview has the whole range after a few cells and a run that is stopped leaves a surface. The
+Coarse first, so that a preview covers the full range after a few cells and an interrupted run leaves a surface. The
 coordinates of a cell are its key in the journal: a finer grid finds the cells that it shares with a coarser one.
 """
 
@@ -107,7 +107,7 @@ def grid_along(directions: Sequence[Direction], x: Coordinates | None, y: Coordi
 
 
 def along(directions: Sequence[Direction]) -> dict[str, Any]:
-    """What a surface notes of its directions."""
+    """What a surface records about its directions."""
     names = [one.kind if one.seed is None else f"{one.kind}, seed {one.seed}" for one in directions]
     return {
         "x_name": names[0],
@@ -124,7 +124,7 @@ def evaluate_grid(
     facts: Mapping[str, Any],
     options: SurfaceOptions,
 ) -> Surface:
-    """The surface of all cells, coarse first, and of what is known of it beforehand."""
+    """The surface of all cells, evaluated coarse first, with the fields that are known beforehand."""
     preview = options.get("preview")
     levels = coarse_to_fine(len(grid.x), 1 if grid.y is None else len(grid.y))
     parts = levels if preview is not None else [[cell for level in levels for cell in level]]
@@ -150,7 +150,7 @@ def evaluate_grid(
 
 
 class _Cells:
-    """Values that arrive part by part."""
+    """Values that arrive piece by piece."""
 
     def __init__(self, grid: CellGrid) -> None:
         self._shape = grid.shape
@@ -174,11 +174,11 @@ class _Cells:
         return bool(self._finished.any())
 
     def check(self) -> None:
-        """Say which cells failed; when all did, there is no surface."""
+        """Report which cells failed; if all did, there is no surface."""
         if not self._failures:
             return
-        count, (place, error) = len(self._failures), next(iter(self._failures.items()))
-        said = f"{count} of {self._finished.size} cells failed, the first at (row, column) {place}: {last_line(error)}"
+        count, (cell, error) = len(self._failures), next(iter(self._failures.items()))
+        said = f"{count} of {self._finished.size} cells failed, the first at (row, column) {cell}: {last_line(error)}"
         if not self.some:
             raise RuntimeError(f"expected a surface, but {said}\n{error}")
         warn(f"{said}; see the surface's `failures`", RuntimeWarning)

@@ -1,4 +1,4 @@
-"""The only place that knows curvlinops: its operators, with products that need no forward-mode derivatives."""
+"""The only module that imports curvlinops: its operators, with products that need no forward-mode derivatives."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class _Hessian(HessianLinearOperator):  # type: ignore[misc]
 
     def _gradient(self, X: Any, y: torch.Tensor) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
         """The chosen parameters, and the gradient of a batch's mean loss by them, with its graph."""
-        chosen = {id(parameter) for parameter in self._params}
+        moved = {id(parameter) for parameter in self._params}
         values, leaves = {}, {}
         for name, parameter in self._model_func.named_parameters():
             values[name] = parameter.detach()
-            if id(parameter) in chosen:
+            if id(parameter) in moved:
                 values[name] = leaves[id(parameter)] = parameter.detach().requires_grad_()
         wrt = [leaves[id(parameter)] for parameter in self._params]
 
@@ -79,7 +79,7 @@ class _Hessian(HessianLinearOperator):  # type: ignore[misc]
 def _grad(
     outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], rows: Sequence[torch.Tensor], **options: Any
 ) -> tuple[torch.Tensor, ...]:
-    """As ``torch.autograd.grad``, and zero where nothing depends on anything."""
+    """Like ``torch.autograd.grad``, but zero where the output does not depend on an input."""
     if not any(output.requires_grad for output in outputs):
         return tuple(torch.zeros_like(value) for value in inputs)
     return torch.autograd.grad(outputs, inputs, rows, materialize_grads=True, **options)

@@ -1,11 +1,11 @@
-"""Inputs as the cells of a surface read them, and how many of them go at a time.
+"""Inputs as the cells of a surface read them, and their batch size.
 
-A surface runs the same inputs hundreds of times, so images are normalised once. How many go at a time is a matter of
-the processor's cache: a value that fits is still there when the next operation reads it. On a ResNet-56 of CIFAR (64
-KiB a value and image), one core needs 1.56 s for 256 images in batches of 4, 0.92 s in batches of 32 (the choice here)
-and 2.63 s at once; on the embedded one (2 KiB), 1.26 s for 512 in batches of 4 and 0.07 s from 256 on. Hence 2 MiB, and
-never below 16 images, where the cost of calling operations takes over, nor above 512, where nothing is left to gain. On
-an H100 batches of 512 to 8192 take the same time (analysis/benchmarks/landscape_cuda.md).
+A surface runs the same inputs hundreds of times, so images are normalised once. The batch size depends on the
+processor's cache: a value that fits is still there when the next operation reads it. On a ResNet-56 of CIFAR (64 KiB
+per value and image), one core needs 1.56 s for 256 images in batches of 4, 0.92 s in batches of 32 (the choice here)
+and 2.63 s in a single batch; on the embedded one (2 KiB), 1.26 s for 512 in batches of 4 and 0.07 s from 256 on. Hence
+2 MiB, and never below 16 images, where the cost of calling operations takes over, nor above 512, where nothing is left
+to gain. On an H100 batches of 512 to 8192 take the same time (analysis/benchmarks/landscape_cuda.md).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HELD_BYTES = 1 << 30
 
 
 class CellInputs:
-    """Examples as a model reads them: kept ready where they fit, made ready at each reading where not."""
+    """Examples as a model reads them: prepared once if they fit in memory, otherwise at each reading."""
 
     def __init__(self, data: InMemory, device: torch.device, dtype: torch.dtype, channels_last: bool) -> None:
         self._data = data.to(dtype=dtype)
@@ -63,7 +63,7 @@ def micro_batch(model: nn.Module, example: Any) -> int:
     """
     if any(leaf.device.type != "cpu" for leaf in leaves(example) if isinstance(leaf, torch.Tensor)):
         return 1024
-    # The largest value that any module returns stands for all: within blocks all are about as large.
+    # The largest value that any module returns is representative: within blocks, all are about as large.
     return int(min(512, max(16, _CACHE_BYTES // _largest_output(model, example))))
 
 

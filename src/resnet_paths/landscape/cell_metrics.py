@@ -49,7 +49,7 @@ def named_metrics(
     for metric in metrics:
         name, function = metric_named(metric)
         if name in functions:
-            raise ValueError(f"expected each metric once, got {name!r} twice; give your functions names of their own")
+            raise ValueError(f"expected each metric once, got {name!r} twice; give your functions distinct names")
         if metric == "loss":
             function = usual_loss(data) if loss is None else _chosen(loss)
         if isinstance(function, ExampleMetric):
@@ -128,7 +128,7 @@ class _Loss:
 
     @property
     def name(self) -> str:
-        """The function's; cross-entropy is simply ``loss``."""
+        """The function's name; cross-entropy is simply ``loss``."""
         known = self._loss is cross_entropy or self._loss is _of_shares
         return "loss" if known else getattr(self._loss, "__name__", type(self._loss).__name__)
 
@@ -144,9 +144,10 @@ def needs_origin(metrics: Mapping[str, Metric]) -> bool:
 def cell_parts(
     name: str, metric: Metric, outputs: torch.Tensor, targets: Any, full: torch.Tensor, mask: torch.Tensor | None
 ) -> np.ndarray:
-    """Float64 values, (examples,), or what a metric that is no mean over examples needs of each, (examples, parts).
+    """Float64 values, (examples,); of a metric that is not a mean over examples, its parts, (examples, parts).
 
-    Of several values per example a function's are averaged, so that errors are of means over examples.
+    If a function returns several values per example, they are averaged, so that errors are those of means over
+    examples.
 
     Raises:
         ValueError: one number for all examples.

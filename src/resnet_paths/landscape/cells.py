@@ -1,9 +1,9 @@
 """One cell of a surface: metrics of a network at a point, over all examples.
 
-A point is a set of weights (`loss_surface`) or of gates (`gate_surface`). All else is the same for both and stands here
-once: which statistics the batch norms use, in what order and in which batches examples go, how many threads compute,
-what a metric is given, and what of all this decides a value, so that a journal may give it back. The two ways to bring
-a network to a point are a `Space` each: `WeightSpace` and `GateSpace`.
+A point is a set of weights (`loss_surface`) or of gates (`gate_surface`). Everything else is the same for both and is
+defined here once: which statistics the batch norms use, the order and the batches of the examples, how many threads
+compute, what a metric receives, and which of these determine a value, so that a journal may return it. The two ways to
+move a network to a point are a `Space` each: `WeightSpace` and `GateSpace`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ from .cell_metrics import Loss, cell_parts, loss_name, named_metrics, needs_orig
 from .surface_record import Surface
 
 STATISTICS_BATCH = 128
-"""Examples per batch where a batch decides its norms' statistics: what CIFAR's residual networks are trained with."""
+"""Examples per batch where a batch determines its norms' statistics: the batch size with which CIFAR ResNets are
+trained.
+"""
 
 
 @checked
@@ -49,7 +51,7 @@ class CellSettings:
     Attributes:
         batchnorm: statistics of batch norms at a cell: frozen, recalibrated or batch; see :func:`loss_surface`.
         recalibrate: examples that statistics are measured on; the surface's own by default.
-        batch_size: examples per batch; None: as many as suit the cache, 128 with ``batch``, where it decides values.
+        batch_size: examples per batch; None: as many as suit the cache; 128 with ``batch``, where it affects values.
         dtype: compute in this type; bfloat16 changes the numbers, and is faster only where the processor computes in it
             (otherwise ten times slower).
         fast: fold norms and store channels last (the same numbers within 1e-10 in float64, 1e-4 in float32).
@@ -91,7 +93,7 @@ class CellOptions(SurfaceOptions, total=False):
 
 
 class Movable(Protocol):
-    """A private copy of a network that goes from point to point.
+    """A private copy of a network that is moved from point to point.
 
     Attributes:
         model: what runs, to see how large its values are.
@@ -104,22 +106,22 @@ class Movable(Protocol):
         """Whether several threads may run it at once."""
 
     def move(self, point: Sequence[float], recalibrate: Callable[[nn.Module], object] | None) -> None:
-        """Go to a point; `recalibrate` measures the statistics that a model's norms have there."""
+        """Move to a point; `recalibrate` measures the statistics of a model's norms there."""
 
     def run(self, inputs: CellInputs, chosen: slice) -> torch.Tensor:
         """The main output for some of the examples at the point."""
 
 
 class Space(Protocol):
-    """The points of a surface: what they mean for a network. It travels to each worker."""
+    """The points of a surface, and what they mean for a network. It is sent to each worker."""
 
     @property
     def model(self) -> nn.Module:
-        """The user's own, which is only read."""
+        """The user's own model, which is only read."""
 
     @property
     def origin(self) -> list[float]:
-        """The point of the model itself, which metrics may compare with."""
+        """The point of the model itself, with which metrics may compare."""
 
     def at(self, cell: Mapping[str, float]) -> list[float]:
         """The point of a cell at x, or x and y."""
@@ -132,7 +134,8 @@ class CellEvaluator:
     """Metrics of a network at points of a space over all examples, one value per example.
 
     Only a private copy changes; the model is only read. Outputs are held for as many examples at a time as fit: all, if
-    there are a few classes; of a language model, whose output is a score for each word at each position, few.
+    there are few classes; only a few for a language model, whose output is a score for each token of the vocabulary at
+    each position.
 
     Attributes:
         network: the copy that moves.
@@ -150,20 +153,20 @@ class CellEvaluator:
         settings = settings or CellSettings()
         check_statistics(space.model, settings.batchnorm)
         parameter = next(space.model.parameters())
-        place = device or parameter.device
+        on = device or parameter.device
         self._space, self._metrics, self._settings = space, dict(metrics), settings
-        # Files come sorted by class, and a batch of one class has that class's statistics: hence a random order.
+        # Files are often sorted by class, and a batch of one class has that class's statistics: hence a random order.
         order = data.random_order().cpu() if settings.batchnorm == "batch" else None
         self._back = None if order is None else order.argsort().numpy()
         data = data if order is None else data.subset(order)
         self._few_scores = isinstance(data, ImageData)  # one per class
         self._targets, self._mask = (None if one is None else one.cpu() for one in (data.targets, data.mask))
-        self._inputs = CellInputs(data, place, settings.dtype or parameter.dtype, settings.fast)
+        self._inputs = CellInputs(data, on, settings.dtype or parameter.dtype, settings.fast)
         if settings.batchnorm == "recalibrated":
             source = data if settings.recalibrate is None else settings.recalibrate
             others = as_examples(source, space.model, labelled=False)
-            self._calibration = CellInputs(others.shuffled(), place, parameter.dtype, settings.fast)
-        self.network = space.movable(settings, place, self._inputs[slice(0, 2)])
+            self._calibration = CellInputs(others.shuffled(), on, parameter.dtype, settings.fast)
+        self.network = space.movable(settings, on, self._inputs[slice(0, 2)])
         self.batch_size = settings.batch_size or (
             STATISTICS_BATCH
             if settings.batchnorm == "batch"
@@ -174,8 +177,8 @@ class CellEvaluator:
         """For each metric (examples,), float64."""
         origin = self._origin if needs_origin(self._metrics) else None
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self._metrics}
-        for number, (chosen, outputs) in enumerate(self.outputs(point)):
-            targets, mask = (None if one is None else one[chosen] for one in (self._targets, self._mask))
+        for number, (rows, outputs) in enumerate(self.outputs(point)):
+            targets, mask = (None if one is None else one[rows] for one in (self._targets, self._mask))
             full = outputs if origin is None else origin[number]
             for name, metric in self._metrics.items():
                 parts[name].append(cell_parts(name, metric, outputs, targets, full, mask))
@@ -190,15 +193,15 @@ class CellEvaluator:
         """The outputs at a point, on the CPU, of consecutive examples; with batch statistics in their random order."""
         self.network.move(point, self._measure if self._settings.batchnorm == "recalibrated" else None)
         for batches in self._held_together:
-            chosen = slice(batches[0].start, batches[-1].stop)
+            rows = slice(batches[0].start, batches[-1].stop)
             with torch.inference_mode():
-                parts = self._parts(chosen, batches)
-            outputs = torch.cat(parts).cpu()  # one wait for a GPU, not one for each batch
-            yield chosen, wide(outputs)
+                parts = self._parts(rows, batches)
+            outputs = torch.cat(parts).cpu()  # a single synchronisation with a GPU, not one per batch
+            yield rows, wide(outputs)
 
     @cached_property
     def _held_together(self) -> list[list[slice]]:
-        """The batches, in groups whose outputs are held at a time; the first output shows how many these are."""
+        """The batches, in groups whose outputs are held together; the first output shows how many fit."""
         batches = even_slices(len(self._inputs), self.batch_size)
         if self._few_scores or len(batches) == 1:
             return [batches]
@@ -208,10 +211,11 @@ class CellEvaluator:
         return [batches[first : first + count] for first in range(0, len(batches), count)]
 
     def _parts(self, chosen: slice, batches: list[slice]) -> list[torch.Tensor]:
-        """The outputs for some examples in order: whole batches on several cores, or smaller ones where memory ends."""
+        """The outputs for some examples in order: whole batches on several cores, smaller ones if memory runs out."""
         cores, examples = torch.get_num_threads(), chosen.stop - chosen.start
         divides = len(batches) >= cores > 1 and self.network.divides
-        if self._settings.batchnorm == "batch":  # what fits together decides the values: no other batches
+        # Here the batches determine the values, so memory or the number of cores must not divide them otherwise.
+        if self._settings.batchnorm == "batch":
             return on_each_core(self._run, batches) if divides else list(map(self._run, batches))
 
         def run(part: slice) -> torch.Tensor:
@@ -230,21 +234,21 @@ class CellEvaluator:
         return self.network.run(self._inputs, chosen)
 
     def _measure(self, model: nn.Module) -> None:
-        """Give a model's batch norms the statistics of the examples that they are to be measured on."""
+        """Set a model's batch norms to the statistics of the examples chosen for that."""
         slices = even_slices(len(self._calibration), STATISTICS_BATCH)
         recalibrate_batchnorm(model, ((self._calibration[chosen], None) for chosen in slices))
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """What all cells of a surface need; it travels once to each worker, where the private copies are made.
+    """What all cells of a surface need; it is sent once to each worker, where the private copies are made.
 
     Attributes:
         space: where the cells are.
         data: examples, with targets if the metrics need them.
         metrics: functions by name.
         settings: how each cell is computed.
-        on_workers: whether an executor runs them, whose workers have devices of their own.
+        on_workers: whether an executor runs them, whose workers have their own devices.
     """
 
     space: Space
@@ -255,7 +259,7 @@ class Cells:
 
     @cached_property
     def evaluator(self) -> CellEvaluator:
-        """Made at the first cell."""
+        """Created at the first cell."""
         on_gpu = next(self.space.model.parameters()).device.type != "cpu"
         device = worker_device() if on_gpu and self.on_workers else None
         return CellEvaluator(self.space, self.data, self.metrics, self.settings, device)
@@ -264,7 +268,7 @@ class Cells:
         return {name: value for name, value in vars(self).items() if name != "evaluator"}
 
     def __sweep_fingerprint__(self) -> str:
-        """What decides a cell, computed once."""
+        """What determines a cell, computed once."""
         return self._fingerprint
 
     @cached_property
@@ -273,7 +277,7 @@ class Cells:
 
 
 def _facts_of(data: InMemory) -> tuple[str, ...]:
-    """What decides a value; images are normalised in a type of their own."""
+    """What determines a value; images are normalised in their own dtype."""
     return (data.fingerprint, str(data.dtype)) if isinstance(data, ImageData) else (data.fingerprint,)
 
 
@@ -285,7 +289,7 @@ def evaluate_cells(
     axes: Mapping[str, Any],
     options: CellOptions,
 ) -> Surface:
-    """The surface of a space over a grid; `axes` says what it notes of them.
+    """The surface of a space over a grid; `axes` says what the surface records about them.
 
     Raises:
         ValueError: metrics that are none, batch norms that cannot follow the settings, or examples that the model does
@@ -337,12 +341,12 @@ def _check_few(model: nn.Module, data: InMemory, metrics: Mapping[str, Metric]) 
     outputs = wide(main_output(output).cpu())
     targets, mask = (None if one is None else one.cpu() for one in (few.targets, few.mask))
     for name, metric in metrics.items():
-        if isinstance(metric, ExampleMetric):  # a function of the user's is called for cells alone
+        if isinstance(metric, ExampleMetric):  # a user's function is called only for cells
             cell_parts(name, metric, outputs, targets, outputs, mask)
 
 
 def check_statistics(model: nn.Module, batchnorm: NormStatistics) -> None:
-    """Raises ValueError for a choice of statistics that the model's batch norms cannot follow."""
+    """Raises ValueError for a choice of statistics that the model's batch norms do not support."""
     missing = [name for name, norm in batch_norms(model).items() if norm.running_mean is None]
     if batchnorm != "batch" and missing:
         raise ValueError(

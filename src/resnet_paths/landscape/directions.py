@@ -1,10 +1,10 @@
 """Directions in parameter space: random and normalised, between checkpoints, or given.
 
-A surface is only as telling as its directions. Weights before a norm may be scaled without any effect, so a step of
+A surface is only as informative as its directions. Weights before a norm may be scaled without any effect, so a step of
 fixed length is large for one network and small for another; rescaling a draw to each filter's own norm makes surfaces
 comparable (Li et al. 2018, section 4). For twins, with and without shortcuts, that is not enough: they also need the
 same draw, and a draw from one generator for all tensors would shift with the first tensor that one of them lacks. So
-each tensor has a generator of its own, seeded by the seed, the tensor's name and its shape.
+each tensor has its own generator, seeded by the seed, the tensor's name and its shape.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class Direction:
         return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in self.tensors.values()))
 
     def __sweep_fingerprint__(self) -> dict[str, Any]:
-        return deciding(self, aside={"kind", "seed", "facts"}, tensors=dict(self.tensors))  # where it is from is told
+        return deciding(
+            self, aside={"kind", "seed", "facts"}, tensors=dict(self.tensors)
+        )  # its origin does not affect values
 
     def __reduce__(self) -> tuple[object, ...]:
         return Direction, (dict(self.tensors), self.kind, self.seed, dict(self.facts))
@@ -113,21 +115,21 @@ def random_direction(
         raise ValueError(f"expected normalise 'filter', 'layer', 'model' or 'none', got {normalise!r}")
     model = unwrap(model)
     owners = _owners(model)
-    chosen = {name: p.detach() for name, p in model.named_parameters() if _included(name, p, owners[name], include)}
-    if not chosen:
+    moved = {name: p.detach() for name, p in model.named_parameters() if _included(name, p, owners[name], include)}
+    if not moved:
         raise ValueError(
             f"expected parameters to move, got none in {type(model).__name__} with include={include!r}; "
             "use include='all', or a function of name and parameter"
         )
-    drawn = {name: _draw(seed, name, tensor) for name, tensor in chosen.items()}
+    drawn = {name: _draw(seed, name, tensor) for name, tensor in moved.items()}
     if normalise == "model":
-        scale = math.sqrt(_square(chosen) / _square(drawn))
+        scale = math.sqrt(_square(moved) / _square(drawn))
         scaled = {name: tensor * scale for name, tensor in drawn.items()}
     elif normalise == "none":
         scaled = drawn
     else:
-        scaled = {name: _rescaled(drawn[name], chosen[name], owners[name], normalise) for name in chosen}
-    tensors = {name: scaled[name].to(chosen[name].device, chosen[name].dtype) for name in chosen}
+        scaled = {name: _rescaled(drawn[name], moved[name], owners[name], normalise) for name in moved}
+    tensors = {name: scaled[name].to(moved[name].device, moved[name].dtype) for name in moved}
     return Direction(tensors, f"random {normalise}", seed)
 
 
@@ -135,7 +137,7 @@ def random_direction(
 def direction_between(start: nn.Module, end: nn.Module | Mapping[str, torch.Tensor]) -> Direction:
     """From a model's parameters to those of another checkpoint: 0 is the model, 1 the checkpoint.
 
-    Buffers, such as batch norm's running statistics, are no parameters and do not move: see the choice of
+    Buffers, such as batch norm's running statistics, are not parameters and do not move: see the choice of
     ``batchnorm`` in :func:`loss_surface`.
 
     Args:

@@ -152,14 +152,16 @@ def _cell(point: dict[str, float], matrix: _Matrix, seed: int) -> dict[str, floa
         batch_size=how.batch_size,
     )
     try:
-        found = extreme_eigenvalues(operator, tolerance=how.tolerance, basis=how.basis, max_restarts=how.max_restarts)
+        extremes = extreme_eigenvalues(
+            operator, tolerance=how.tolerance, basis=how.basis, max_restarts=how.max_restarts
+        )
     except FloatingPointError:
         return dict.fromkeys(_NAMES, math.nan)
-    scale = float(np.abs(found.values).max())
-    low, high = (float(residual) * scale for residual in found.residuals[[0, -1]])
+    scale = float(np.abs(extremes.values).max())
+    low, high = (float(residual) * scale for residual in extremes.residuals[[0, -1]])
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio_error = float((low + found.ratio * high) / np.abs(np.float64(found.largest)))
-    values = (found.ratio, found.smallest, found.largest, ratio_error, low, high)
+        ratio_error = float((low + extremes.ratio * high) / np.abs(np.float64(extremes.largest)))
+    values = (extremes.ratio, extremes.smallest, extremes.largest, ratio_error, low, high)
     return dict(zip(_NAMES, values, strict=True))
 
 

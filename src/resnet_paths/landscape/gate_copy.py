@@ -1,8 +1,8 @@
 """A private copy of a network that is set to any gates, run from the first block whose gate moves.
 
-It stands beside `WorkingCopy` because gates leave the weights alone: what comes before the first block that moves is
-the same at every point, and is computed once for each batch. The copy of weights can reuse nothing, but runs
-the whole graph at once, in place.
+It exists beside `WorkingCopy` because gates leave the weights unchanged: everything before the first block that moves
+is the same at every point, and is computed once per batch. When weights move, nothing can be reused, but the whole
+graph runs at once, in place.
 """
 
 from __future__ import annotations
@@ -104,12 +104,14 @@ class GatedCopy:
     ) -> None:
         of_batch, fast = settings.batchnorm == "batch", settings.fast
         source = batch_statistics(net) if of_batch else net
+        # A norm that uses the batch's statistics is not a fixed map, so it cannot be folded.
         self._net, self._copy = inference_copy(
             source, fold=fast and not of_batch, channels_last=fast, dtype=settings.dtype
         )
         self.model = self._net.model.to(device)
         self._measured: UnrolledNetwork | None = None
         if settings.batchnorm == "recalibrated":
+            # Not folded: statistics are measured at the input of each norm, which a folded one never sees.
             self._measured = for_inference(net, fold=False, channels_last=fast)
             self._measured.model.to(device)
         self._gates = line.gates({"x": 0.0})
@@ -136,7 +138,7 @@ class GatedCopy:
         return self._net.run(self._state(inputs, chosen), self._gates).value
 
     def _state(self, inputs: CellInputs, chosen: slice) -> State:
-        """Where to start: behind the blocks that stay as they are, where their statistics do too."""
+        """Where to start: after the blocks that do not change, if their statistics do not either."""
         if self._measured is not None or self._gates[: self._first] != self._before:
             return self._net.stem(inputs[chosen])
         key = chosen.start, chosen.stop
@@ -151,7 +153,7 @@ class GatedCopy:
 
 
 class _Gated(nn.Module):
-    """A network at gates as a module, for what runs modules."""
+    """A network at gates as a module, for functions that take modules."""
 
     def __init__(self, net: UnrolledNetwork, gates: list[float]) -> None:
         super().__init__()

@@ -163,9 +163,9 @@ def deletion_path(net: UnrolledNetwork, blocks: Blocks) -> torch.Tensor:
         >>> deletion_path(unroll(torchvision.models.resnet18().eval()), [5, 2])[:, [2, 5]].tolist()
         [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
     """
-    chosen = net.indices(blocks)
-    points = torch.ones(len(chosen) + 1, len(net), dtype=torch.float64, device="cpu")
-    for step, index in enumerate(chosen):
+    indices = net.indices(blocks)
+    points = torch.ones(len(indices) + 1, len(net), dtype=torch.float64, device="cpu")
+    for step, index in enumerate(indices):
         points[step + 1 :, index] = 0
     return points
 

@@ -1,14 +1,14 @@
 """Extreme eigenvalues and eigenvectors of a curvature matrix, full or per block.
 
 Both ends come from one Krylov space (ARPACK's ``BE``): the ratio of the two is what Li et al. (2018) plot, and two
-searches would cost twice the products. Each pair comes with its residual, from a product of its own, because ARPACK's
-tolerance is a rule for stopping, not a bound on the error. ARPACK needs a product for each vector of its basis before
-it can answer; a matrix of at most four bases' numbers is therefore formed and decomposed exactly, at about the cost of
-three restarts.
+searches would cost twice the products. Each pair comes with its residual, computed by a separate product, because
+ARPACK's tolerance is a stopping rule, not a bound on the error. ARPACK needs a product for each vector of its basis
+before it returns anything. A matrix with at most four times as many rows as the basis has vectors is therefore formed
+and decomposed exactly, at about the cost of three restarts.
 
-A basis of four vectors for each eigenvalue, and at least 20 as SciPy has it, is near the least number of products: on
-the embedded ResNet-56, 16 images, one eigenvalue from each end takes 27, 20, 23 and 43 products with 6, 10, 20 and 40
-vectors; five take 56, 54, 51 and 71 with 21, 30, 40 and 60.
+A basis of four vectors for each eigenvalue, and at least 20 as in SciPy, comes close to the smallest number of
+products: on the embedded ResNet-56, 16 images, one eigenvalue from each end takes 27, 20, 23 and 43 products with 6,
+10, 20 and 40 vectors; five take 56, 54, 51 and 71 with 21, 30, 40 and 60.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def extreme_eigenvalues(
 ) -> ExtremeEigenvalues:
     """The `count` largest and the `count` smallest eigenvalues, from one Krylov space, with eigenvectors.
 
-    Matrices of at most 4 `basis` numbers are formed and decomposed; larger ones go through SciPy's ``eigsh`` (ARPACK,
+    Matrices with at most 4 `basis` rows are formed and decomposed; larger ones go through SciPy's ``eigsh`` (ARPACK,
     ``which="BE"``) in float64 around products in the model's own type.
 
     Args:
@@ -223,7 +223,7 @@ def _arpack(
     except ArpackError:  # no Krylov space grows from a starting vector whose product is zero
         if np.any(operator.to_scipy() @ start):
             raise
-        return np.zeros(count), np.eye(len(operator), count)  # a random vector vanishes under the zero matrix alone
+        return np.zeros(count), np.eye(len(operator), count)  # only the zero matrix maps a random vector to zero
     order = np.argsort(values)
     return values[order], vectors[:, order]
 
@@ -246,8 +246,8 @@ def _directions(operator: CurvatureOperator, values: np.ndarray, vectors: np.nda
 def _residuals(operator: CurvatureOperator, values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     product = (operator @ torch.from_numpy(vectors)).cpu().double().numpy()
     scale = max(float(np.abs(values).max()), np.finfo(np.float64).tiny)
-    found: np.ndarray = np.linalg.norm(product - values * vectors, axis=0) / scale
-    return found
+    residuals: np.ndarray = np.linalg.norm(product - values * vectors, axis=0) / scale
+    return residuals
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,7 +260,7 @@ class BlockEigenvalues(Record):
         smallest: (blocks,) smallest eigenvalue of each.
         largest: (blocks,) largest.
         residuals: (blocks,) the larger residual of the two, see :class:`ExtremeEigenvalues`.
-        sizes: (blocks,) numbers in each.
+        sizes: (blocks,) number of parameters in each.
         products: (blocks,) matrix-vector products used.
         samples: number of samples in the mean.
         tolerance: the requested relative accuracy.

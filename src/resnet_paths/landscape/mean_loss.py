@@ -1,4 +1,4 @@
-"""The mean of a loss over all samples, batch by batch, as torch takes it over one batch that holds them all."""
+"""The mean of a loss over all samples, batch by batch, as torch computes it over a single batch of all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IGNORED = -100
 
 
 class MeanLoss(nn.Module):
-    """The part of a mean over all samples that a batch adds, as a mean over the batch's samples.
+    """A batch's contribution to the mean over all samples, as a mean over the batch's samples.
 
     The mean is ``sum of all losses / sum of their weights``: one for each sample; of class indices (also of images of
     them) the class's weight for each label, and none where it is ignored. Since parts of batches are averaged by
@@ -29,10 +29,10 @@ class MeanLoss(nn.Module):
     reduction = "mean"
 
     def __init__(self, loss: LossFunction, targets: Sequence[Any] = (), samples: int = 0) -> None:
-        """What divides the parts is told from all `targets`, of `samples` samples.
+        """The divisor of the contributions follows from all `targets`, of `samples` samples.
 
         Raises:
-            ValueError: neither a name that is known nor a function; labels that are all ignored.
+            ValueError: neither a known name nor a function; or all labels are ignored.
         """
         super().__init__()
         if loss != "cross_entropy" and not callable(loss):
@@ -67,7 +67,7 @@ class MeanLoss(nn.Module):
         return float(len(counted) if weight is None else weight.to(counted.device)[counted].double().sum())
 
     def per_sample(self, output: torch.Tensor, target: Any) -> torch.Tensor:
-        """The loss of each sample, (batch,); of several labels a sample, their sum.
+        """The loss of each sample, (batch,); if a sample has several labels, their sum.
 
         Raises:
             ValueError: the function does not give one number for each sample.
@@ -96,7 +96,7 @@ class MeanLoss(nn.Module):
 
 
 def _check_shapes(output: torch.Tensor, target: torch.Tensor) -> None:
-    """Refuse what torch refuses with a line that speaks of neither: targets of cross-entropy at other positions."""
+    """Refuse cross-entropy targets at other positions than the outputs, which torch's own message does not explain."""
     if target.is_floating_point() or output.ndim < 2 or output.shape[:1] + output.shape[2:] == target.shape:
         return
     raise ValueError(
@@ -133,7 +133,7 @@ def loss_function(loss: SampleLoss) -> LossFunction:
     """A metric as a loss; cross-entropy and functions as they are.
 
     Raises:
-        ValueError: no mean, such as perplexity.
+        ValueError: the metric is not a mean, such as perplexity.
     """
     if loss == "cross_entropy" or not isinstance(loss, str | ExampleMetric):
         return loss

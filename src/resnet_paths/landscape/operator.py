@@ -1,10 +1,10 @@
 """Curvature matrices of the loss as linear operators: multiplied, never formed.
 
-curvlinops knows how to multiply by such a matrix batch by batch (`_operators` holds all that touches it). What is
-added here is what a wrong number would come from: one mean over all samples whatever the sizes of batches, weights of
-classes and ignored labels as torch's own mean has them (`mean_loss`), a model that stays as it was, inputs in the
-parameters' type and place, and, before the first product, a probe of the symmetry that PyTorch's second derivatives of
-some layers lack (`symmetry`). Eigenvalues, traces and densities build on the product alone.
+curvlinops knows how to multiply by such a matrix batch by batch (`_operators` holds all that touches it). This module
+takes care of everything that could otherwise make the numbers wrong: one mean over all samples whatever the batch
+sizes, class weights and ignored labels as in torch's own mean (`mean_loss`), a model that is left unchanged, inputs
+with the parameters' dtype and device, and, before the first product, a test of the symmetry that PyTorch's second
+derivatives of some layers lack (`symmetry`). Eigenvalues, traces and densities build on the product alone.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ T = TypeVar("T")
 class CurvatureOperator:
     """The Hessian or the Gauss-Newton matrix of the mean loss over all samples; made by `curvature_operator`.
 
-    A product exchanges the parameters of the modules that it runs for others, so these are a private copy over the
-    model's own tensors, and products wait for each other: forward-mode derivatives and the switches of attention are
-    one for the whole process.
+    A product replaces the parameters of the modules that it runs, so these are a private copy over the model's own
+    tensors. Products wait for each other, because forward-mode derivatives and the attention switches are shared by the
+    whole process.
 
     Attributes:
         kind: ``"hessian"`` or ``"gauss_newton"``.
@@ -92,10 +92,11 @@ class CurvatureOperator:
     def __matmul__(self, vectors: torch.Tensor) -> torch.Tensor:
         """The matrix times a vector (P,) or several (P, K).
 
-        Before the first product with the Hessian its symmetry is probed (:func:`check_symmetry`).
+        Before the first product with the Hessian its symmetry is tested (:func:`check_symmetry`).
 
         Raises:
-            ValueError: another shape, or a matrix that is not symmetric: PyTorch differentiates a layer twice wrongly.
+            ValueError: another shape, or a matrix that is not symmetric because PyTorch's second derivative of a layer
+                is wrong.
             TypeError: a layer has no forward-mode derivative, which the Gauss-Newton matrix needs.
             FloatingPointError: the product is not finite.
 
@@ -125,14 +126,14 @@ class CurvatureOperator:
         """Within the block, products with the Hessian of one batch share the graph of its gradient.
 
         They then cost about 2.5 gradients of the data instead of 3.5 (analysis/benchmarks/curvature.md), and the
-        parameters must not change meanwhile. Nothing changes for several batches, whose graphs together may not fit the
+        parameters must not change meanwhile. Nothing changes for several batches, whose graphs together may not fit in
         memory, nor for the Gauss-Newton matrix.
         """
         one = self.kind == "hessian" and len(self._batches) == 1
         return self._operator.graphs_kept() if one else nullcontext()
 
     def _alone(self, compute: Callable[[], T]) -> T:
-        """What needs the modules to itself, which are left as they were."""
+        """Exclusive use of the modules, which are left unchanged."""
         with torch.inference_mode(False), preserved(self._own), unfused_attention():
             return compute()
 
@@ -157,7 +158,7 @@ class CurvatureOperator:
         return torch.cat([part.detach().reshape(-1, vectors.shape[1]) for part in products])
 
     def _in_float64(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The same of a copy of the model in float64."""
+        """The same for a copy of the model in float64."""
         x, target = self._batches[0]
         wide = map_leaves(x, lambda leaf: leaf.double() if _is_floating(leaf) else leaf)
         model = private_copy(self._own).double()
@@ -166,7 +167,7 @@ class CurvatureOperator:
     def dense(self) -> torch.Tensor:
         """The whole matrix, (P, P), for small nets.
 
-        Cost: P products, by at most 64 at a time, so that memory is that of 64 vectors and not of P.
+        Cost: P products, at most 64 at a time, so that memory grows with 64 vectors and not with P.
         """
         identity = torch.eye(len(self), dtype=self.dtype, device=self.device)
         with self.graph_kept():
@@ -194,15 +195,15 @@ class CurvatureOperator:
         return torch.cat([direction[name].to(self.device, self.dtype).reshape(-1) for name in self.names])
 
     def slices(self) -> dict[str, slice]:
-        """Where each parameter's numbers stand in a vector."""
-        found, start = {}, 0
+        """The position of each parameter's entries in a vector."""
+        slices_by_name, start = {}, 0
         for name, shape in zip(self.names, self.shapes, strict=True):
-            found[name] = slice(start, start + math.prod(shape))
+            slices_by_name[name] = slice(start, start + math.prod(shape))
             start += math.prod(shape)
-        return found
+        return slices_by_name
 
     def source(self, seed: int | None = None) -> Provenance:
-        """What is needed to make the operator again."""
+        """Everything needed to rebuild the operator."""
         return provenance(
             self.model, [[x, getattr(target, "value", target)] for x, target in self._batches], self.dtype, seed
         )
@@ -254,8 +255,8 @@ def curvature_operator(
         TypeError: the parameters are of several types or on several devices.
         ImportError: without the extra ``curvature``.
 
-    Cost: none before the first product but a copy of the modules, not of their tensors (of a metric by name a forward
-    pass of the data); before that product three products with the first batch, which probe the Hessian's symmetry.
+    Cost: before the first product, a copy of the modules, not of their tensors (for a metric by name, also a forward
+    pass of the data); with it, three products with the first batch, which test the Hessian's symmetry.
 
     Source: Pearlmutter (1994), Fast exact multiplication by the Hessian; Schraudolph (2002) for Gauss-Newton.
 
@@ -318,17 +319,17 @@ def check_parameters(model: nn.Module, names: Sequence[str] | None) -> list[str]
         TypeError: parameters of several types or on several devices.
     """
     known = dict(model.named_parameters())
-    chosen = list(known) if names is None else list(names)
-    unknown = [name for name in chosen if name not in known]
-    if unknown or len(set(chosen)) < len(chosen) or not chosen:
+    wanted = list(known) if names is None else list(names)
+    unknown = [name for name in wanted if name not in known]
+    if unknown or len(set(wanted)) < len(wanted) or not wanted:
         raise ValueError(
-            f"expected names of different parameters of the model, got {unknown or chosen}; choose among "
+            f"expected names of different parameters of the model, got {unknown or wanted}; choose among "
             f"{list(known)[:6]} and so on (model.named_parameters())"
         )
-    kinds = {(known[name].dtype, known[name].device) for name in chosen}
+    kinds = {(known[name].dtype, known[name].device) for name in wanted}
     if len(kinds) > 1:
         raise TypeError(f"expected parameters of one type on one device, got {sorted(map(str, kinds))}")
-    return [name for name in known if name in set(chosen)]
+    return [name for name in known if name in set(wanted)]
 
 
 def read_batches(
@@ -351,7 +352,7 @@ def read_batches(
 
 
 def _target(target: Any, reference: torch.Tensor) -> Any:
-    """A tensor, or a tuple or mapping of them, on the parameters' device and in the type that it came in."""
+    """A tensor, or a tuple or mapping of them, on the parameters' device and in its original dtype."""
     if target is None:
         raise TypeError("expected targets in each batch, got none; give pairs (input, target)")
     if isinstance(target, Mapping | tuple):
@@ -366,7 +367,7 @@ class Structured:
         self.value = map_leaves(target, lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf)
 
     def to(self, device: torch.device) -> Structured:
-        """The same on another device, as tensors have it."""
+        """The same on another device, as for tensors."""
         return Structured(self.value, device)
 
 
@@ -378,12 +379,12 @@ def _moved(x: Any, reference: torch.Tensor) -> Any:
     if x is None or isinstance(x, (bool, str)):
         return x
     value = torch.as_tensor(x, device=reference.device)
-    value = value.clone() if value.is_inference() else value  # such tensors cannot be differentiated through
+    value = value.clone() if value.is_inference() else value  # inference tensors cannot be differentiated through
     return value.to(reference.device, reference.dtype if value.is_floating_point() else None)
 
 
 class _Logits(nn.Module):
-    """A model whose output is the one tensor that losses take."""
+    """A model whose output is only the tensor that losses take."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -53,7 +53,7 @@ def block_parameters(model: nn.Module | UnrolledNetwork) -> dict[str, tuple[str,
 
 
 def _block_nodes(plan: Segments, index: int) -> set[fx.Node]:
-    """The operations of a block, with those that make its weights from parameters or from side inputs."""
+    """The operations of a block, with those that compute its weights from parameters or from side inputs."""
     cut = plan.cuts[index]
     nodes = {*cut.shortcut_nodes, *cut.branch_nodes, cut.add, cut.post}
     todo = list(nodes)

@@ -1,15 +1,15 @@
 """The spectral density of a curvature matrix by stochastic Lanczos quadrature, with its error.
 
-It stands beside `hessian`, which finds single eigenvalues at the ends: of millions of eigenvalues most lie near zero,
-and there only their number can be told. curvlinops offers such a density as well (`lanczos_approximate_spectrum`), as
-the mean of its draws alone; the errors need each draw's Ritz values and weights. Its Lanczos also leaves out the
-orthogonalisation: in float32 it had 11 copies of the largest eigenvalue after 60 steps, and 38 after 200, where
-ours has one (analysis/benchmarks/curvature_estimates.md). Smoothed, copies share one weight and do no harm; as nodes
-that a user reads they do.
+It complements `hessian`, which finds single eigenvalues at the ends: of millions of eigenvalues most lie near zero, and
+there only their number can be estimated. curvlinops offers such a density as well (`lanczos_approximate_spectrum`), but
+only as the mean of its draws; the errors need each draw's Ritz values and weights. Its Lanczos also omits
+reorthogonalisation: in float32 it had 11 copies of the largest eigenvalue after 60 steps, and 38 after 200, where ours
+has one (analysis/benchmarks/curvature_estimates.md). Once smoothed, copies share one weight and
+do no harm; as nodes that a user reads, they do.
 
-Vectors are orthogonalised against all before them, and twice: once leaves a part of the rounding of the first
-subtraction, a second time leaves rounding of float64 (Golub and Van Loan 2013, section 10.3). That costs ``4 P steps²``
-operations, little beside `steps` products with a network's matrix.
+Vectors are orthogonalised against all previous ones, and twice: a single pass leaves part of the rounding error of the
+subtraction, a second pass leaves only float64 rounding (Golub and Van Loan 2013, section 10.3). That costs
+``4 P steps²`` operations, which is little compared with `steps` products with a network's matrix.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MOST_POINTS = 10**7
-"""80 MB for the grid alone; a larger number is a mistake (a list of points may be as long as it likes)."""
+"""80 MB for the grid alone; a larger number is a mistake (a list of points may have any length)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class SpectralDensity(Record):
         standard_error: (G,) of it, over the draws.
         width: standard deviation of the Gaussian.
         nodes: (draws, steps) Ritz values of each probe; NaN where Lanczos ended before.
-        weights: (draws, steps) their shares of the eigenvalues, each row's sum 1; 0 for such.
+        weights: (draws, steps) their shares of the eigenvalues, each row summing to 1; 0 where nodes are NaN.
         products: matrix-vector products used.
         size: P, the number of eigenvalues.
         samples: number of samples in the mean.
@@ -194,7 +194,7 @@ def lanczos(
         steps: at most this many; fewer where the space is exhausted.
 
     Returns:
-        The diagonal (k,), what stands beside it (k - 1,), and the orthonormal vectors (P, k), float64.
+        The diagonal (k,), the off-diagonal (k - 1,), and the orthonormal vectors (P, k), float64.
 
     Raises:
         ValueError: the start is zero.
@@ -219,7 +219,7 @@ def lanczos(
         for _ in range(2):
             product = product - known @ (known.T @ product)
         size = float(torch.linalg.vector_norm(product))
-        if size <= 1e-12 * math.hypot(*diagonal, *beside):  # rounding of float64: nothing is left outside the space
+        if size <= 1e-12 * math.hypot(*diagonal, *beside):  # float64 rounding: nothing is left outside the space
             break
         beside.append(size)
         basis[:, step + 1] = product / size

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 NOWHERE = Provenance(model="", data="", dtype="float64", seed=None, torch="", version="", name="given")
-"""Of surfaces from values of one's own."""
+"""The kind of surfaces made from a user's own values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,9 +26,9 @@ class Surface(Record):
     Attributes:
         x: (columns,) coordinates.
         y: (rows,) coordinates; None on a line.
-        values: for each metric its mean over examples. NaN and infinities are what the model gave, unless the cell is
-            not `finished`.
-        errors: for each metric the standard errors of these means over examples (of ``batch`` statistics: as if the
+        values: for each metric its mean over examples. NaN and infinities are the model's own results, unless the cell
+            is not `finished`.
+        errors: for each metric the standard errors of these means over examples (with ``batch`` statistics, as if the
             examples were independent).
         finished: which cells have values.
         failures: the traceback of each cell that failed, by (row, column).
@@ -64,7 +64,7 @@ class Surface(Record):
 
     @classmethod
     def of(cls, x: np.ndarray, y: np.ndarray | None, **values: np.ndarray) -> Surface:
-        """A surface from values of your own, such as a function's, without standard errors.
+        """A surface from your own values, such as a function's, without standard errors.
 
         Raises:
             ValueError: values of another shape than the coordinates give.

@@ -1,9 +1,9 @@
 """How rough a surface is, in numbers with intervals, so that "smoother" can be tested.
 
-A plot of one plane of one model cannot be tested. Three numbers per plane can, over planes and models. None is
-Li et al.'s ratio of the full Hessian's eigenvalues (`eigenratio` has it): on a plane that ratio is 1 for a round bowl.
+A plot of one plane of one model cannot be tested. Three numbers per plane can, over planes and models. None of them is
+Li et al.'s ratio of the full Hessian's eigenvalues (see `eigenratio`): on a plane that ratio is 1 for a round bowl.
 `convex` and `negative` read second differences, which magnify the noise of cells by the square of the spacing; hence
-the care for what is rounding and what is noise. `deviation` looks at the surface as a whole instead.
+the care in separating rounding and noise from curvature. `deviation` looks at the surface as a whole instead.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ class Roughness:
 _ROUNDINGS = 16
 """A value of a cell may be off by this many units in the last place: it is a mean over images of a network's output.
 
-Measured on 25 cells of the embedded ResNet-56 in float32, in batches of 16 to 200, folded and not: off by 0.6 units in
-the median, by 5.2 at most.
+Measured on 25 cells of the embedded ResNet-56 in float32, in batches of 16 to 200, folded and not: the median error was
+0.6 units, the largest 5.2.
 """
 _DEVIATIONS = 2
 """A curvature counts as negative only beyond this many standard deviations of the cells' noise.
 
-Noise alone makes a flat cell count so in at most 1 of 44.
+Noise alone makes at most 1 in 44 flat cells count as negative.
 """
 
 
@@ -88,7 +88,7 @@ def roughness(
     A cell is not convex if λ_min is below zero by more than rounding (16 units in the last place of the surface's
     type, carried to second derivatives) and two standard deviations of the `noise` can make it.
 
-    **The numbers belong to the grid.** A finer one sees finer bumps: for ``x² + y² + cos(12 x) cos(12 y) / 20`` on
+    **The numbers depend on the grid.** A finer one resolves finer bumps: for ``x² + y² + cos(12 x) cos(12 y) / 20`` on
     [-1, 1]² `convex` falls from 1.00 with 5 grid points per axis to 0.31 with 81. The noise of the cells is divided
     by the square of the spacing. Only compare surfaces over the same coordinates.
 
@@ -389,25 +389,25 @@ def compare_roughness(first: RoughnessStudy, second: RoughnessStudy) -> dict[str
             f"and {second.seeds}, shapes {shapes[0]} and {shapes[1]}"
         )
     _check_same_grid(first, second)
-    found = {}
+    differences = {}
     for number in first.values:
         gaps = first.values[number] - second.values[number]
         blocks = _blocks(gaps)
         mean, (low, high) = float(blocks.mean()), map(float, student_intervals(blocks))
-        found[number] = RoughnessDifference(
+        differences[number] = RoughnessDifference(
             number, mean, low, high, _p_value(blocks), len(blocks), "models" if len(gaps) > 1 else "planes"
         )
-    return found
+    return differences
 
 
 def _blocks(values: np.ndarray) -> np.ndarray:
-    """What is independent: models, averaged over planes; with one model its planes."""
+    """The independent units: models, averaged over planes; with a single model, its planes."""
     blocks: np.ndarray = values.mean(1) if len(values) > 1 else values[0]
     return blocks
 
 
 def _check_same_grid(first: RoughnessStudy, second: RoughnessStudy) -> None:
-    """Roughness belongs to the grid, so studies over different ones do not compare."""
+    """Refuse studies over different grids: roughness depends on the grid."""
     grids = {
         (one.x.tobytes(), b"" if one.y is None else one.y.tobytes())
         for study in (first, second)

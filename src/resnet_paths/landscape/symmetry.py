@@ -1,8 +1,8 @@
-"""Whether a Hessian is symmetric, as second derivatives are: PyTorch differentiates some layers twice wrongly.
+"""Whether a Hessian is symmetric, as it must be: PyTorch's second derivatives of some layers are wrong.
 
-A wrong derivative would pass through everything that is built on the product without a sign of it, and eigensolvers
-assume symmetry. Comparing with finite differences would cost passes at every size of step; symmetry costs three
-products, once. Three vectors make three pairs, so that a gap is not missed by one unlucky draw.
+A wrong derivative would go unnoticed in everything that is built on the product, and eigensolvers assume symmetry.
+Comparing with finite differences would cost passes at every size of step; symmetry costs three products, once. Three
+vectors make three pairs, so that a gap is not missed by one unlucky draw.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ def check_symmetry(
     With entries of variance 1 the gap is of the size of the antisymmetric part, ``|u'Hv - v'Hu| ~ |H - H'|``, and
     rounding makes it a few units in the last place of ``|Hu| + |Hv|``, whatever the number of parameters. Both
     weight norms of PyTorch 2 have a relative gap of 0.06 to 0.4. Half precision is not probed. Derivatives that are
-    wrong and yet symmetric are not told from right ones. A network that is sure of all its answers has second
-    derivatives smaller than what float32 rounds away of their terms: where float64 finds them symmetric, that is it,
-    and a warning says so.
+    wrong but symmetric cannot be detected. A network that is certain of all its answers has second derivatives below
+    the float32 rounding error of their terms: if they are symmetric in float64, the check passes with a warning.
 
     Args:
         product: H times vectors (P, K).
@@ -47,12 +46,12 @@ def check_symmetry(
         names: of these.
         shapes: of these.
         like: a parameter, for type and device.
-        exactly: makes the product in float64, asked where the probe fails.
+        exactly: returns the product in float64; called only if the probe fails.
 
     Raises:
         ValueError: not symmetric; names the layers.
 
-    Cost: three products; two more for each layer where the probe fails, to tell which layer it is.
+    Cost: three products; if the probe fails, two more for each layer, to find out which one is wrong.
     """
     tolerance = max(1e-6, 1e4 * torch.finfo(like.dtype).eps)  # 1e-3 in float32: a fiftieth of weight norms' gap
     sizes = [math.prod(shape) for shape in shapes]
@@ -61,7 +60,7 @@ def check_symmetry(
     if _is_rounding(product, exactly, sizes, like):
         warn(
             f"the Hessian is smaller here than what {str(like.dtype).removeprefix('torch.')} rounds away (it is "
-            "symmetric, or next to nothing, in float64, but not in the model's type): its numbers mean little; use "
+            "symmetric, or nearly zero, in float64, but not in the model's type): its numbers mean little; use "
             "model.double() and float64 data"
         )
         return
@@ -69,21 +68,21 @@ def check_symmetry(
     for index, name in enumerate(names):
         layers.setdefault(_owner(name), []).append(index)
     guilty = [layer for layer, indices in layers.items() if asymmetry(product, sizes, indices, like) > tolerance]
-    kinds = sorted({_kind(model, layer) for layer in guilty}) or ["a layer that could not be told"]
+    kinds = sorted({_kind(model, layer) for layer in guilty}) or ["a layer that could not be identified"]
     places = f" ({', '.join(guilty[:3])}{', ...' if len(guilty) > 3 else ''})" if guilty else ""
     raise ValueError(
-        f"expected a symmetric Hessian, got another: PyTorch's second derivatives of {', '.join(kinds)}{places} are "
-        "wrong; merge reparametrised weights (torch.nn.utils.parametrize.remove_parametrizations), or leave these "
-        "parameters out (parameters=)"
+        f"expected a symmetric Hessian, got an asymmetric one: PyTorch's second derivatives of "
+        f"{', '.join(kinds)}{places} are wrong; merge reparametrised weights "
+        "(torch.nn.utils.parametrize.remove_parametrizations), or leave these parameters out (parameters=)"
     )
 
 
 def _is_rounding(
     product: Product, exactly: Callable[[], Product] | None, sizes: Sequence[int], like: torch.Tensor
 ) -> bool:
-    """Whether what is not symmetric is what the type rounds away, and not a wrong layer.
+    """Whether the asymmetry comes from rounding in the model's dtype, and not from a wrong layer.
 
-    Then it is gone in float64, or smaller there by far; or the matrix itself is next to nothing there: derivatives of a
+    Then it is gone in float64, or smaller there by far; or the matrix itself is nearly zero there: derivatives of a
     softmax are differences of numbers near one.
     """
     everything = range(len(sizes))
@@ -118,18 +117,18 @@ def asymmetry(product: Product, sizes: Sequence[int], indices: Sequence[int], li
 
 def reparametrised(model: nn.Module) -> list[str]:
     """The kinds of reparametrisation in a model, such as weight norm."""
-    found = set()
+    kinds = set()
     for module in model.modules():
         if any(isinstance(hook, WeightNorm) for hook in module._forward_pre_hooks.values()):
-            found.add("weight_norm")
+            kinds.add("weight_norm")
         if is_parametrized(module):
             lists = module.parametrizations.values()  # type: ignore[operator]
-            found |= {_plain_name(type(one).__name__) for several in lists for one in several}
-    return sorted(found)
+            kinds |= {_plain_name(type(one).__name__) for several in lists for one in several}
+    return sorted(kinds)
 
 
 def _owner(name: str) -> str:
-    """The module that a parameter belongs to; of a reparametrised one the module whose weight it makes."""
+    """The module that a parameter belongs to; for a reparametrised one, the module whose weight it determines."""
     return name.split(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
 
 

@@ -1,11 +1,12 @@
 """The trace of a curvature matrix, estimated from products with random vectors, with the error of the estimate.
 
 curvlinops, whose operators these are, has both estimators. They return one number, and an estimate without its error
-cannot be compared with another. Hutchinson's error could be had by calling it once for each draw. Hutch++'s could not:
-its draws share a basis, and several estimates from a part of the products each are worse. With 48 products on a matrix
-with a few large eigenvalues the error is 1.1 % here, 2.4 % as the mean of four estimates and 7.2 % as the mean of
-sixteen (analysis/benchmarks/curvature_estimates.md). It also draws from torch's global generator, which changes the
-caller's random numbers and gives others on a GPU, has no parts by parameter, and multiplies all vectors at once.
+cannot be compared with another. Hutchinson's error could be obtained by calling it once per draw. Hutch++'s could not:
+its draws share a basis, and several estimates from a fraction of the products each are worse. With 48 products on a
+matrix with a few large eigenvalues the error is 1.1 % here, 2.4 % as the mean of four estimates and 7.2 % as the mean
+of sixteen (analysis/benchmarks/curvature_estimates.md). It also draws from torch's global generator, which changes the
+caller's random numbers and draws differently on a GPU, has no estimates by parameter, and multiplies all vectors at
+once.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class TraceEstimate(Record):
         products: matrix-vector products used.
         size: P, the number of parameters.
         samples: number of samples in the mean.
-        by_parameter: for each parameter its diagonal block's estimates, one a draw (Hutchinson only).
+        by_parameter: for each parameter, its diagonal block's estimates, one per draw (Hutchinson only).
         source: model, data, seed and versions.
     """
 
@@ -181,7 +182,9 @@ def hutch_plus_plus(
     _check(products, 6, confidence)
     before, third = operator.products, products // 3
     signs = torch.cat(list(random_vectors(operator, min(third, len(operator)), "rademacher", seed)), 1)
-    basis = torch.linalg.qr((operator @ signs).double()).Q  # in float64: what float32 leaves inside counts twice
+    basis = torch.linalg.qr(
+        (operator @ signs).double()
+    ).Q  # in float64: whatever float32 left in the basis's span would be counted twice
     exact = float((basis * (operator @ basis).double()).sum())
     draws = (
         []

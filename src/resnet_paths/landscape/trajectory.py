@@ -1,10 +1,10 @@
-"""A training run seen in the plane that holds most of it: PCA of checkpoints, projections, losses there.
+"""A training run in the plane that explains most of its variance: PCA of checkpoints, projections, losses there.
 
 Random planes miss a run altogether: in many dimensions a random direction is nearly orthogonal to every step (Li et al.
-2018, section 7). Its principal components do show it, but make every run look low-dimensional, a random walk too; so
-the record has what a random walk would explain beside what was explained. `trajectory_losses` tells how far the drawn
-height of a point is from the checkpoint's own loss, and whether batch norm's statistics or the plane makes the
-difference.
+2018, section 7). Its principal components do show it, but make every run look low-dimensional, even a random walk; so
+the record lists what a random walk would explain beside what was explained. `trajectory_losses` measures how far the
+drawn height of a point is from the checkpoint's own loss, and whether batch norm's statistics or the plane accounts for
+the difference.
 
 Steps are few and parameters are many, so the singular values are those of the (steps, P) matrix, never of a P x P one;
 in float64, as steps late in a run are small differences of large numbers.
@@ -54,10 +54,10 @@ class ProjectedTrajectory(Record):
     Attributes:
         directions: unit vectors in the space of the parameters; the first explains most.
         coordinates: (steps, directions) the projection ``<θ_t - θ_T, d_k>`` of each checkpoint; the last is 0.
-        explained: (directions,) share of the variance of the checkpoints along each direction, of all of it.
+        explained: (directions,) share of the checkpoints' total variance along each direction.
         outside: (steps,) distance of each checkpoint from the plane.
         distances: (steps,) distance of each from the last.
-        cosine: largest cosine between two of the directions, in size (0 for principal components).
+        cosine: largest absolute cosine between two of the directions (0 for principal components).
         random_walk: (directions,) what the principal components of a long random walk would explain.
         labels: of the steps.
         names: the parameters.
@@ -234,7 +234,7 @@ def trajectory_losses(
         `projected` by what the plane omits.
 
     Raises:
-        ValueError: another number of checkpoints, or directions that are not orthogonal (coordinates are then no
+        ValueError: another number of checkpoints, or directions that are not orthogonal (coordinates are then not a
             projection).
 
     Cost: three forward passes of the data per checkpoint.
@@ -244,7 +244,9 @@ def trajectory_losses(
     states = _states(checkpoints, network)
     if len(states) != len(projected):
         raise ValueError(f"expected the {len(projected)} checkpoints that were projected, got {len(states)}")
-    if projected.cosine > 1e-3:  # principal components are at 1e-12; at 1e-3 a drawn point is off by a thousandth
+    if (
+        projected.cosine > 1e-3
+    ):  # that of principal components is about 1e-12; at 1e-3 a drawn point is off by a thousandth
         raise ValueError(
             f"expected orthogonal directions, got a cosine of {projected.cosine:.2g}: a point at these coordinates is "
             "not the projection; use the principal components"
@@ -328,7 +330,7 @@ def _only(state: State, names: Sequence[str]) -> dict[str, torch.Tensor]:
 
 
 def _components(centred: torch.Tensor, count: int, total: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right singular vectors, by the small matrix of inner products of the steps."""
+    """Right singular vectors, from the small matrix of inner products of the steps."""
     most = len(centred) - 1
     if not 1 <= count <= most:
         raise ValueError(f"expected from 1 to {most} components of {len(centred)} checkpoints, got {count}")

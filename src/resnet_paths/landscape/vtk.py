@@ -13,10 +13,10 @@ from .surface_record import Surface
 
 @checked
 def save_vtk(surface: Surface, path: str | Path) -> Path:
-    """Writes a surface for ParaView: a legacy VTK file (version 3.0, binary) with a rectilinear grid.
+    """Write a surface for ParaView: a legacy VTK file (version 3.0, binary) with a rectilinear grid.
 
     Each metric is a point array over (x, y), with its standard error as METRIC_se; "Warp By Scalar" makes it a
-    surface. NaN and infinities are written as they are (ParaView colours NaN apart).
+    surface. NaN and infinities are written as they are (ParaView has a separate colour for NaN).
 
     Raises:
         ValueError: another ending.
@@ -42,7 +42,7 @@ def save_vtk(surface: Surface, path: str | Path) -> Path:
 
 
 def _doubles(values: np.ndarray) -> bytes:
-    """Big-endian, x running fastest: the rows of an array (rows, columns) one after the other."""
+    """Big-endian, x varying fastest: the rows of an array (rows, columns) one after another."""
     return np.ascontiguousarray(values, dtype=">f8").tobytes() + b"\n"
 
 

@@ -1,11 +1,11 @@
 """A private copy of a model that is set to any point of a plane in parameter space, norms folded anew each time.
 
 `for_inference` makes such a copy for weights that stay as they are. Here they move from cell to cell, so θ and the
-directions are kept beside the copy, and each point is computed from them anew: a step added to the last point would
-carry its rounding along, and a cell would depend on those before it. Then norms are folded, from the point's own
-weights and statistics, and the graph runs with sums and activations in place (`Whole`), which nothing else may do to a
-user's model. At θ the folded copy is compared with the model, and the graph with the copy: where the first differ,
-nothing is folded; where the second do, the copy's own forward runs.
+directions are kept beside the copy, and each point is computed from them anew: a step added to the previous point would
+accumulate rounding errors, and a cell would depend on those before it. Then norms are folded, from the point's own
+weights and statistics, and the graph runs with sums and activations in place (`Whole`), which is never done to a user's
+model. At θ the folded copy is compared with the model, and the graph with the copy: if the former differ, nothing is
+folded; if the latter do, the copy's own forward runs.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class WorkingCopy:
 
     Each point is computed from θ anew, so that nothing accumulates from point to point. With `fold`, batch norms
     are folded into the convolutions before them at each point, from the point's own weights: ``W' = W γ/√(σ²+ε)``
-    and ``b' = (b - μ) γ/√(σ²+ε) + β``; sums and activations then go in place where nobody reads the value again. The
+    and ``b' = (b - μ) γ/√(σ²+ε) + β``; sums and activations then run in place where nothing reads the value again. The
     model itself is only read, once.
 
     Attributes:
         model: the copy; its weights are those of the last `move`.
         folded: the number of batch norms folded.
-        whole: the copy's graph with operations in place; None where there is none that gives what the copy gives.
+        whole: the copy's graph with operations in place; None where none reproduces the copy's output.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class WorkingCopy:
         self._copy = _folded(model, example) if fold else FoldedCopy(model, lambda _: None)
         self._copy.store(channels_last=channels_last, dtype=dtype)
         self.model, self.folded = self._copy.model, self._copy.folded
-        if channels_last:  # weights of one input channel too, by whose strides a convolution recognises the format
+        if channels_last:  # also weights of one input channel, by whose strides a convolution recognises the format
             self.model.to(memory_format=torch.channels_last)
         moved = {name for direction in self._directions for name in direction}
         parameters = dict(self.model.named_parameters())
@@ -76,7 +76,7 @@ class WorkingCopy:
         self.whole = None if self._copy.program is None else self._checked(self._copy.program, example)
 
     def _checked(self, program: Program, example: Any) -> Whole | None:
-        """The graph as one function of one tensor, if at θ it gives what the model gives."""
+        """The graph as one function of one tensor, if at θ it reproduces the model's output."""
         if not isinstance(example, torch.Tensor):
             return None
         try:
@@ -119,9 +119,9 @@ class WorkingCopy:
 
 
 def _folded(model: nn.Module, example: Any) -> FoldedCopy:
-    """A copy with its norms folded, if that computes the same; else one that is not folded.
+    """A copy with its norms folded, if that computes the same; otherwise one that is not folded.
 
-    It does not where a forward looks at what folding exchanges (``if isinstance(self.norm, nn.BatchNorm2d)``).
+    It does not where a forward inspects what folding replaces (``if isinstance(self.norm, nn.BatchNorm2d)``).
     """
     expected: list[torch.Tensor] = []
 
@@ -133,7 +133,7 @@ def _folded(model: nn.Module, example: Any) -> FoldedCopy:
     copy.fold(dict(model.named_parameters()).__getitem__)
     try:
         same = not copy.folded or _agree(_output(copy.model, example), *expected)
-    except Exception:  # the forward reads what is gone
+    except Exception:  # the forward reads a module that folding has replaced
         same = False
     return copy if same else FoldedCopy(model, lambda _: None)
 
@@ -184,12 +184,12 @@ class WeightSpace:
         return MovedWeights(self, settings, device, example)
 
     def __sweep_fingerprint__(self) -> str:
-        with private_use(self.model) as own:  # whatever its train flags say, cells are of the model in eval mode
+        with private_use(self.model) as own:  # cells are computed in eval mode, whatever the model's train flags
             return fingerprint(deciding(self, model=own.eval()))
 
 
 class MovedWeights:
-    """A copy of a model that is set to other weights, beside one on which its norms' statistics are measured there.
+    """A copy of a model that is moved to other weights, and another on which its norms' statistics are measured.
 
     Attributes:
         model: the copy.

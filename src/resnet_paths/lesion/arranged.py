@@ -1,8 +1,8 @@
 """Run the layers of a network skipped, swapped, repeated or side by side.
 
-Deletions and reorderings are two of many ways to run trained layers otherwise than they were trained. Sun et al. (2024)
-run the middle layers of language models in parallel and in loops, to ask whether layers share one representation; the
-same lists of layers ask it of any residual network.
+Deletions and reorderings are two of many ways to run layers in arrangements in which they were not trained. Sun et al.
+(2024) run the middle layers of language models in parallel and in loops, to ask whether layers share one
+representation; the same lists of layers pose this question for any residual network.
 """
 
 from __future__ import annotations
@@ -92,11 +92,11 @@ def arrangements(
 ) -> Arrangements:
     """The metric with the layers skipped, swapped, repeated or run in parallel.
 
-    A layer is the module that makes one or more blocks (attention and MLP of a transformer), or a single block; layers
-    count from 0. ``[0, 2, 1, 3]`` swaps two, ``[0, 3]`` skips two, ``[0, 1, 1, 3]`` repeats one, ``[0, (1, 2), 3]``
-    runs two on the same input and averages the sums of shortcut and branch with which they end (the outputs of
+    A layer is a module that consists of one or more blocks (attention and MLP of a transformer), or a single block;
+    layers are counted from 0. ``[0, 2, 1, 3]`` swaps two, ``[0, 3]`` skips two, ``[0, 1, 1, 3]`` repeats one, ``[0, (1,
+    2), 3]`` runs two on the same input and averages the sums of shortcut and branch with which they end (the outputs of
     transformer layers; an activation comes after the mean), ``[0, (1, 2), (1, 2), 3]`` does so twice. Only layers of
-    equal shape trade places: every other layer has to be in its place. See :func:`middle_arrangements`.
+    equal shape may trade places: every other layer must stay in its position. See :func:`middle_arrangements`.
 
     Args:
         net: the network, in eval mode.
@@ -106,7 +106,7 @@ def arrangements(
         **options: how to run, see :class:`StudyOptions`.
 
     Raises:
-        ValueError: a layer does not exist or cannot stand there, or the operations between layers differ, so that
+        ValueError: a layer does not exist or cannot run there, or the operations between layers differ, so that
             layers cannot be run elsewhere as they are.
 
     Cost: one forward pass for each arrangement; arrangements share common prefixes.
@@ -133,7 +133,7 @@ def arrangements(
     if not modules.direct:
         raise ValueError(
             "expected a network with the same operations between all layers of a stage, got one where they differ, so "
-            "that a layer means something else in another place; reorderings() works on copies"
+            "that a layer computes something else at another position; reorderings() works on copies"
         )
     rows = tuple(_checked(name, steps, modules) for name, steps in arranged.items())
     original = tuple((layer,) for layer in range(len(modules.holders)))
@@ -152,7 +152,7 @@ def arrangements(
 
 @checked(layers=COUNT, first=NONE_OR_MORE, last=NONE_OR_MORE, loops=COUNT)
 def middle_arrangements(layers: int, first: int, last: int, *, loops: int = 3, seed: int = 0) -> dict[str, Arrangement]:
-    """The ways of Sun et al. (2024) to run the layers from `first` to `last` of a network.
+    """The arrangements of Sun et al. (2024) of a network's layers from `first` to `last`.
 
     They are skipped, all replaced by the one in the middle, reversed, put in a random other order, run in parallel, and
     run in parallel `loops` times in a row.

@@ -1,9 +1,9 @@
 """The networks made by switching the last blocks on and off, as one ensemble that votes.
 
 Veit et al. (2016) read a residual network as an ensemble of its paths. An ensemble of trained networks gives more than
-a better mean: how far its members disagree tells what it does not know. Here the members are the network's own
-subnetworks, so that the question whether they can do the same costs few passes; docs/explanation/mathematics.md says
-what is computed, analysis/ensembles/path_ensemble.md whether it helps.
+a better mean: the disagreement of its members measures its uncertainty. Here the members are the network's own
+subnetworks, so that it takes only a few passes to find out whether they can do the same;
+docs/explanation/mathematics.md says what is computed, analysis/ensembles/path_ensemble.md whether it helps.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def path_ensemble(
     """The mean prediction of all 2^k networks with the last k blocks on or off, and their disagreement.
 
     ``p(x) = Σ_S w_S softmax f_S(x)`` over the sets S of the last k blocks that are on, with the weights of independent
-    draws, ``w_S = Π_{i in S} q_i Π_{i not in S} (1 - q_i)``; q = 1/2 weights all subsets alike. A network trained with
-    stochastic depth has been trained as such an ensemble: give the probabilities of its blocks as `keep` and set
+    draws, ``w_S = Π_{i in S} q_i Π_{i not in S} (1 - q_i)``; q = 1/2 weights all subsets equally. A network trained
+    with stochastic depth has been trained as such an ensemble: give the probabilities of its blocks as `keep` and set
     `scaled`, so that its branches have the size they had in training.
 
     Args:
@@ -141,7 +141,7 @@ def path_ensemble(
         data: images, with or without labels; anything that :func:`~resnet_paths.data.as_data` reads.
         last: k, the number of blocks at the end that are switched.
         keep: the probability q that a block is on, one for all or one for each of the k blocks.
-        scaled: divide the branch of a block that is on by q, so that its gate is 1 in the mean.
+        scaled: divide the branch of a block that is on by q, so that its gate has mean 1.
         **options: how to run, see :class:`StudyOptions`.
 
     Raises:
@@ -169,9 +169,9 @@ def path_ensemble(
     run = Running(**options)
     runner, count = quick(net, run.fast), Evaluations()
     parts = []
-    for found in over_batches(_batch, (runner, data, gates, weights), len(data), run):
-        add_pieces(count, found.pop("pieces"))
-        parts.append(found)
+    for sums in over_batches(_batch, (runner, data, gates, weights), len(data), run):
+        add_pieces(count, sums.pop("pieces"))
+        parts.append(sums)
     single, mean, member_entropy = (
         np.concatenate([part[name] for part in parts]) for name in ("single", "mean", "member_entropy")
     )
@@ -228,7 +228,7 @@ def _members(keep: np.ndarray, blocks: int, scaled: bool) -> tuple[torch.Tensor,
 def _batch(
     point: dict[str, int], context: tuple[UnrolledNetwork, ImageData, torch.Tensor, np.ndarray], seed: int
 ) -> dict[str, Any]:
-    """The predictions of one batch of images; of the members, only sums are kept."""
+    """The predictions of one batch of images; only sums are kept of the members."""
     runner, data, gates, weights = context
     x, count = placed(data.subset(slice(point["start"], point["stop"])).x, runner.model), Evaluations()
     with torch.inference_mode():

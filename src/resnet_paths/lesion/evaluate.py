@@ -2,7 +2,7 @@
 
 All lesion studies are a `Study` here: a list of ways to damage a network. Values are kept per example, since every
 interval and every comparison of two lesions needs them. A batch of examples is the unit of work, not a lesion, because
-lesions share prefixes within a batch. What records call images are examples of any kind.
+lesions share prefixes within a batch. What records call images may be examples of any kind.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def evaluate_gates(
 
     Returns:
         The values in float64, (m, examples); their mean over examples is the metric (see
-        :mod:`resnet_paths.data.metric` for perplexity and other metrics that are no means).
+        :mod:`resnet_paths.data.metric` for perplexity and other metrics that are not means).
 
     Raises:
         UnrollError: the model is in training mode, where its output depends on the batch.
@@ -135,9 +135,9 @@ def per_image(
     """The metric for each way of damage and example, (ways, examples); batches are the points of a sweep."""
     check_eval(study.model)
     total, parts = Evaluations() if count is None else count, []
-    for found in over_batches(_batch, (study, data, metric), len(data), run):
-        parts.append(found["values"])
-        add_pieces(total, found["pieces"])
+    for arrays in over_batches(_batch, (study, data, metric), len(data), run):
+        parts.append(arrays["values"])
+        add_pieces(total, arrays["pieces"])
     values = np.concatenate(parts, 1)
     return metric.values(values) if isinstance(metric, ExampleMetric) and values.ndim == 3 else values
 

@@ -1,8 +1,8 @@
 """The block game: what each block is worth if any of the others may be missing too.
 
 A coalition S is the set of blocks kept; its value v(S) is the metric of the network with the other blocks deleted.
-Single deletions miss redundancy: of two blocks that do the same, neither is missed alone. Shapley values average over
-all contexts.
+Single deletions miss redundancy: if two blocks do the same, deleting either one alone does no damage. Shapley values
+average over all contexts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 MOST_EXHAUSTIVE = 16
 """With this many blocks, all 2^16 coalitions take at most 2^17 block evaluations per batch; beyond, sample."""
 _PAIRS_AT_ONCE = 4
-"""Pairs of orders evaluated together: more share more prefixes, fewer notice sooner that the tolerance is reached."""
+"""Pairs of orders evaluated together: larger batches share more prefixes, smaller ones stop sooner after the tolerance
+is reached.
+"""
 _LEAST_PAIRS = 8
 """A standard error from fewer pairs is too uncertain (27 % with 8) to stop sampling by."""
 
@@ -304,6 +306,7 @@ def sampled_gains(
     if most < 4:
         raise ValueError(f"expected at least 4 permutations, so that standard errors can be estimated, got {most}")
     n, generator = len(game.players), np.random.default_rng(seed)
+    # Every order begins and ends with these two coalitions, so they are evaluated once.
     empty, full = game.values(np.stack([np.zeros(n), np.ones(n)]))
     pair_gains: list[np.ndarray] = []
     while len(pair_gains) < most // 2:

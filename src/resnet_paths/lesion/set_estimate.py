@@ -28,7 +28,7 @@ from ..tables import data_frame
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_MARGIN = 20.0  # log-odds: beyond this a probability of 1 - 2e-9 is exact enough, and infinite losses stay finite
+MOST_MARGIN = 20.0  # log-odds: the probability is then within 2e-9 of 0 or 1, and infinite losses stay finite
 NEAREST = 20  # held-out sets for an error at a number of deleted blocks: the fewest that have a 95% quantile
 _LEAST_LOSS = 1e-6
 _REACHES = (8.0, 16.0, 32.0)  # tried in turn: the number of average blocks over which similarity falls to 1/e
@@ -180,7 +180,7 @@ def _log_mean(losses: np.ndarray) -> np.ndarray:
 def _fitted(
     sets: np.ndarray, columns: np.ndarray, rates: np.ndarray, random: slice
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Rates, coefficients and the error with which each random set would be told from all others (Dubrule 1983)."""
+    """Rates, coefficients and the error of predicting each random set from all others (Dubrule 1983)."""
     inverse = np.linalg.inv(kernel(sets, sets, rates) + _NUGGET * np.eye(len(sets)))
     coefficients = inverse @ columns
     left_out = coefficients / np.diag(inverse)[:, None]

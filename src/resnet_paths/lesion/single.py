@@ -1,7 +1,7 @@
 """Delete each block in turn, or only its shortcut (Veit, Wilber and Belongie 2016, section 4.1 and figure 3).
 
-The study on which others build: its damage is what predictors are judged by, and its order is the start of every
-search. Deleting the shortcut is the paper's control; it shows that the branch alone cannot carry the signal.
+The study on which others build: its damage is the standard by which predictors are judged, and its order is the start
+of every search. Deleting the shortcut is the paper's control; it shows that the branch alone cannot carry the signal.
 """
 
 from __future__ import annotations

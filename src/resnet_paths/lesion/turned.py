@@ -1,4 +1,4 @@
-"""The images that a network gets right, and wrong without some of its blocks."""
+"""The images that a network classifies correctly, but not without some of its blocks."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from .options import Running, StudyOptions
 if TYPE_CHECKING:
     import pandas as pd
 
-_PIXELS = 64  # per side of a picture: sharp at the size of a stamp
+_PIXELS = 64  # per side of a picture: sharp at thumbnail size
 
 
 @dataclass(frozen=True, eq=False)
 class TurnedImages(Record):
-    """Images that turn wrong when blocks are deleted, with the predictions before and after.
+    """Images that become misclassified when blocks are deleted, with the predictions before and after.
 
     Attributes:
         dropped: names of the deleted blocks.
         classes: class names.
         images: number of images that the network was run on.
         full_right: number of these that the full network gets right.
-        indices: which images turn wrong, those first of which the full network is most certain, (turned,).
+        indices: which images become misclassified, sorted by the full network's confidence, highest first, (turned,).
         labels: their classes, which the full network predicts, (turned,).
         confidence: probability that the full network gives to its prediction, (turned,).
         predictions: classes predicted without the blocks, (turned,).
@@ -65,7 +65,7 @@ class TurnedImages(Record):
     source: Provenance = field(repr=False)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row per image that turns wrong."""
+        """One row per image that becomes misclassified."""
         return data_frame(
             {
                 "image": self.indices,
@@ -81,7 +81,7 @@ class TurnedImages(Record):
 def turned_images(
     net: Network, data: ImageSource, dropped: Sequence[BlockRef], **options: Unpack[StudyOptions]
 ) -> TurnedImages:
-    """The images that the full network gets right and that turn wrong without some blocks.
+    """The images that the full network classifies correctly, but not without some blocks.
 
     Args:
         net: the network, in eval mode; its model is not changed.
@@ -116,7 +116,7 @@ def turned_images(
         certain = evaluate_gates(runner, data.subset(turned.tolist()), gates, _confidence, **quiet)
         order = np.argsort(-certain[0], kind="stable")
         turned, certain = turned[order], certain[:, order]
-    chosen = data.images[torch.as_tensor(turned, device=data.images.device)]
+    images = data.images[torch.as_tensor(turned, device=data.images.device)]
     return TurnedImages(
         dropped=tuple(net[block].name for block in blocks),
         classes=data.classes,
@@ -127,7 +127,7 @@ def turned_images(
         confidence=certain[0],
         predictions=changed[turned].astype(int),
         changed_confidence=certain[1],
-        pictures=thumbnails(chosen, _PIXELS) if len(turned) else np.zeros((0, 1, 1, 3), np.uint8),
+        pictures=thumbnails(images, _PIXELS) if len(turned) else np.zeros((0, 1, 1, 3), np.uint8),
         source=provenance(net.model, data),
     )
 

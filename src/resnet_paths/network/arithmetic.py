@@ -1,9 +1,9 @@
-"""A network as a list of plain operations with their numbers, for programs that have no PyTorch.
+"""A network as a list of plain operations with their weights, for programs without PyTorch.
 
 The operations are those of the network's graph, in its order, on the values of one image. The sum of a block carries
 the block's index: with the block deleted it is the shortcut alone, and nothing that only its branch needs is computed.
-So whoever can do the few operations below can delete any set of blocks. An operation that is not among them is refused
-by name, because a program that skipped it would show wrong numbers.
+So a program that implements the few operations below can delete any set of blocks. Any other operation is refused by
+name, because skipping it would give wrong numbers.
 
 ===================  ==================================================================================================
 ``input``            the normalised image
@@ -147,7 +147,7 @@ class _Writer:
         self._emit(node, "input")
 
     def _check_output(self) -> None:
-        """The logits are the last operation, so that nobody has to be told which it is."""
+        """Make the logits the last operation, so that a reader knows where to find them."""
         last = self.program.output
         if last not in self.place or len(self._shape(last)) != 1:
             raise NoArithmeticError(f"expected logits (images, classes), got {tuple(self.values[last].shape)}")
@@ -168,7 +168,7 @@ class _Writer:
         _WRITERS[kind](self, node, given)
 
     def _read(self, node: fx.Node, program: Program) -> tuple[str, dict[str, Any]]:
-        """What a node does, and its arguments by name, with the values of everything that is no data."""
+        """A node's operation, and its arguments by name, with values in place of all nodes that carry no data."""
         args, kwargs = self._concrete(node.args), self._concrete(node.kwargs)
         if node.op == "call_module":
             return self._read_module(node, program.model.get_submodule(str(node.target)), args, kwargs)
@@ -319,7 +319,7 @@ class _Writer:
 
     def difference(self, node: fx.Node, given: dict[str, Any]) -> None:
         one, other = given["x"], given["other"]
-        if isinstance(one, fx.Node) and isinstance(other, fx.Node):  # two of the data are a sum: graph.sums
+        if isinstance(one, fx.Node) and isinstance(other, fx.Node):  # graph.sums has rewritten sums of two data values
             raise NoArithmeticError(_refusal(node, "a difference of values"))
         if isinstance(one, fx.Node):
             self._affine(node, one, 1.0, -other)
@@ -342,7 +342,7 @@ class _Writer:
         x, over = given["x"], given.get("dim", ())
         over = over if isinstance(over, (tuple, list)) else (over,)
         if len(self._shape(x)) != 3 or {axis % 4 for axis in over if axis is not None} != {2, 3}:
-            raise NoArithmeticError(_refusal(node, "a mean over other axes than all pixels"))
+            raise NoArithmeticError(_refusal(node, "a mean over axes other than all pixels"))
         self._emit(node, "mean", x)
 
     def adaptive_pool(self, node: fx.Node, given: dict[str, Any]) -> None:
@@ -351,7 +351,7 @@ class _Writer:
 
     def average_pool(self, node: fx.Node, given: dict[str, Any]) -> None:
         if given.get("divisor_override"):
-            raise NoArithmeticError(_refusal(node, "pooling with a divisor of its own"))
+            raise NoArithmeticError(_refusal(node, "pooling with divisor_override"))
         counts = given.get("count_include_pad", True)
         self._emit(node, "average_pool", given["x"], **_window(given), count_padding=bool(counts))
 

@@ -154,7 +154,7 @@ def _summed_otherwise(net: UnrolledNetwork) -> str:
 def _concatenated(net: UnrolledNetwork) -> str:
     """A remark on models that concatenate instead."""
     times = net.concatenations
-    return f"; it concatenates (torch.cat, {times}x), as DenseNets do, which is no shortcut" if times else ""
+    return f"; it concatenates (torch.cat, {times}x), as DenseNets do, which is not a shortcut" if times else ""
 
 
 def _explain(model: nn.Module, attempts: list[str], without_example: bool) -> str:

@@ -1,7 +1,7 @@
-"""A copy of a network whose weights are numbers of half precision, so that they take two bytes each when written down.
+"""A copy of a network whose weights are exact in half precision, so that they take two bytes each when serialised.
 
-It computes in float64: what it answers depends on the rounded weights alone and not on the order of sums, so another
-program with the same weights agrees to many digits, and every difference from the network is that of the rounding.
+It computes in float64: its outputs depend on the rounded weights alone, not on the order of sums. So another program
+with the same weights agrees to many digits, and every difference from the original network comes from the rounding.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def half_precision_copy(net: UnrolledNetwork) -> UnrolledNetwork:
 
 @torch.no_grad()
 def _as_affine(norm: BatchNorm) -> None:
-    """Move mean and variance into scale and shift: what is rounded is then what the norm does."""
+    """Move mean and variance into scale and shift, so that the effective coefficients are what gets rounded."""
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None
     assert variance is not None

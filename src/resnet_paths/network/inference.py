@@ -103,7 +103,7 @@ class FoldedCopy:
 
     Attributes:
         model: the copy.
-        program: the graph that told which norms can be folded; None where none was asked for or found.
+        program: the graph that shows which norms can be folded; None where none was requested or found.
         folded: the number of norms folded.
         exchanged: the names of these norms and of the convolutions that took them up.
         names: of each parameter that was not replaced, by its path in the copy, its name in the model: two modules may

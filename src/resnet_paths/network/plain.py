@@ -1,7 +1,7 @@
 """Plain networks: a chain of layers, where those that preserve the shape can be deleted.
 
-Veit et al. (2016) compare residual networks with VGG, and so do the lesion studies here. A plain layer is no block: it
-has no shortcut, and a gate interpolates between its input and its output. So this is a second, smaller network class
+Veit et al. (2016) compare residual networks with VGG, and so do the lesion studies here. A plain layer is not a block:
+it has no shortcut, and a gate interpolates between its input and its output. So this is a second, smaller network class
 rather than a special case of `UnrolledNetwork`, with the part of that interface which lesions use.
 """
 

@@ -1,8 +1,8 @@
 """The scalar loss that path analyses differentiate, and checks of its arguments.
 
-Losses known by name are summed over the batch, not averaged, so that each example has a gradient of its own that does
-not depend on the batch size. For the same reason a metric of tokens or pixels is each example's own mean: a mean over
-the positions of all examples would weigh an example's gradient by how long the others are.
+Losses known by name are summed over the batch, not averaged, so that each example's gradient does not depend on the
+batch size. For the same reason a metric of tokens or pixels is each example's own mean: a mean over the positions of
+all examples would weigh an example's gradient by how long the others are.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which pieces of a network are piecewise linear, so that freezing their activation pattern makes them affine.
 
-The list is of operations known to be so: an unknown one counts as curved, which only means that its remainder is
+It lists the operations known to be so. An unknown one counts as curved, which only means that its remainder is
 reported.
 """
 

@@ -1,7 +1,7 @@
 """Residual alignment: whether the blocks of a stage push a representation along one line (Li and Papyan 2023).
 
 A path through several branches has the product of their Jacobians; that path carries little if each branch maps into
-directions that the others do not read. Alignment of the singular vectors across depth says how much it can carry.
+directions that the others do not read. The alignment of singular vectors across depth measures how much it can carry.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class ResidualAlignment(Record):
         left_left: overlap of their left vectors.
         right_right: overlap of their right vectors.
         steps: distance between the representations before a block and before the next, (blocks - 1, examples).
-        straightness: the distance from the first representation to the last by the length of the way, (examples,);
-            1 on a line, about 1 / √(blocks - 1) for steps in random directions.
+        straightness: the distance from the first representation to the last, divided by the length of the path,
+            (examples,); 1 on a line, about 1 / √(blocks - 1) for steps in random directions.
         source: model, data and versions.
     """
 
@@ -87,7 +87,7 @@ class ResidualAlignment(Record):
 
     @property
     def unevenness(self) -> np.ndarray:
-        """Standard deviation of the steps by their mean, (examples,): 0 if the representations are equispaced."""
+        """Coefficient of variation of the steps, (examples,): 0 if the representations are equispaced."""
         return np.asarray(self.steps.std(0) / self.steps.mean(0))
 
     def intervals(self, confidence: float = 0.95) -> dict[str, tuple[float, float, float]]:
@@ -130,20 +130,21 @@ def residual_alignment(
     steps: int | None = None,
     seed: int = 0,
 ) -> ResidualAlignment:
-    """How the Jacobians of residual branches align with each other, and how straight the representations move.
+    """How the Jacobians of residual branches align with each other, and how straight the representations' path is.
 
-    Of each branch's Jacobian ``J_i = U_i S_i V_i^T`` at each example, the `rank` leading singular vectors are found by
-    Lanczos bidiagonalisation. The overlap of two sets of vectors is ``|U_i^T V_j|_F^2 / rank``: 1 for the same
-    subspace, rank / dimension in the mean for random ones. Li and Papyan (2023): (RA1) representations are equispaced
-    on a line, (RA2) leading left and right vectors align, also across depth, (RA3) J_i has about rank C, the number of
-    classes, (RA4) its singular values are inverse to depth.
+    The `rank` leading singular vectors of each branch's Jacobian ``J_i = U_i S_i V_i^T`` at each example are computed
+    by Lanczos bidiagonalisation. The overlap of two sets of vectors is ``|U_i^T V_j|_F^2 / rank``: 1 for the same
+    subspace, rank / dimension on average for random ones. Li and Papyan (2023): (RA1) representations are equispaced on
+    a line, (RA2) leading left and right vectors align, also across depth, (RA3) J_i has about rank C, the number of
+    classes, (RA4) its singular values are inversely proportional to depth.
 
     Args:
-        net: the network, in eval mode; or, as a null without shortcuts, the layers of a plain network one after the
-            other, whose input is then `x` and whose Jacobians are those of the whole layers.
+        net: the network, in eval mode; or, as a null model without shortcuts, the layers of a plain network one after
+            another, whose input is then `x` and whose Jacobians are those of the full layers.
         x: inputs, (examples, ...); a tuple or a dict of tensors if the model takes several.
         rank: number of singular vectors; the number of classes in the paper.
-        blocks: blocks whose representations have one shape (default: the longest run of them with identity shortcuts).
+        blocks: blocks whose representations have one shape (default: the longest run of them with identity
+            shortcuts).
         steps: of the bidiagonalisation, see ``resnet_paths.paths.jacobians.leading_singular``.
         seed: of its first vector.
 
@@ -189,18 +190,18 @@ def _branches(net: UnrolledNetwork, x: Any, blocks: Sequence[BlockRef] | None) -
             sizes.append(tuple(branch.shape))
             if len(sizes) < len(net):
                 states.append(net.join(states[-1], net.shortcut(states[-1]) + branch))
-    chosen = _longest(net, states, sizes) if blocks is None else net.indices(list(blocks))
-    if len(chosen) < 2:
-        raise ValueError(f"expected at least two blocks of one shape to compare, got {[net[i].name for i in chosen]}")
-    for index in chosen:
+    indices = _longest(net, states, sizes) if blocks is None else net.indices(list(blocks))
+    if len(indices) < 2:
+        raise ValueError(f"expected at least two blocks of one shape to compare, got {[net[i].name for i in indices]}")
+    for index in indices:
         entry, leave = tuple(states[index].value.shape), sizes[index]
-        if not entry == leave == sizes[chosen[0]]:
+        if not entry == leave == sizes[indices[0]]:
             raise ValueError(
                 f"expected blocks of one shape, got {net[index].name}, {entry[1:]} to {leave[1:]}, beside "
-                f"{net[chosen[0]].name}, which leads to {sizes[chosen[0]][1:]}"
+                f"{net[indices[0]].name}, which leads to {sizes[indices[0]][1:]}"
             )
-    parts: Parts = [(_branch_at(net, states[index]), states[index].value) for index in chosen]
-    return tuple(net[index].name for index in chosen), parts
+    parts: Parts = [(_branch_at(net, states[index]), states[index].value) for index in indices]
+    return tuple(net[index].name for index in indices), parts
 
 
 def _longest(net: UnrolledNetwork, states: list[State], sizes: list[tuple[int, ...]]) -> list[int]:

@@ -199,7 +199,7 @@ def block_conductance(
     flows through the block. To split the change between blocks, use :func:`attribute_blocks`.
 
     Args:
-        net: the unrolled network, its model in eval mode; every block must be a module of its own.
+        net: the unrolled network, its model in eval mode; every block must be a separate module.
         x: the model's input, one tensor, batch first.
         target: class indices (batch,).
         baseline: the input at which the line starts.

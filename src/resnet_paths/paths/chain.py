@@ -56,9 +56,8 @@ class Chain:
         for position, step in enumerate(self.steps):
             if isinstance(step, Spread):
                 last = position + 1 == len(self.steps)
-                separate = (
-                    owned or onto is None or not share_memory(rows, onto)
-                )  # the convolution reads rows while it writes
+                # The convolution reads rows while it writes.
+                separate = owned or onto is None or not share_memory(rows, onto)
                 if last and separate and onto is not None and step.add(rows.flatten(0, 1), onto.flatten(0, 1)):
                     return onto
                 rows, owned = step(rows.flatten(0, 1)).unflatten(0, count), True

@@ -2,8 +2,8 @@
 
 A tangent is the best linear map near a point, but it need not reproduce the value there. Layer norm does not change
 when its input is scaled, so its tangent at y maps y itself to zero: split along tangents, almost all of a transformer's
-logits end up in the remainder. Holding constant what an operation *decides* with gives another linear map, which maps
-the input to the value, as freezing the mask of a ReLU does:
+logits end up in the remainder. Holding constant the quantities with which an operation *decides* gives another linear
+map, which maps the input to the value, as freezing the mask of a ReLU does:
 
 - norms: the standard deviation is constant, the mean is not;
 - attention: the weights (softmax, and so queries and keys) are constant, the values are not;

@@ -23,7 +23,7 @@ class LeadingSingular:
     """The largest singular values of the Jacobian at each example.
 
     Attributes:
-        values: (examples, rank), falling.
+        values: (examples, rank), in descending order.
         left: left singular vectors, (examples, rank, outputs).
         right: right singular vectors, (examples, rank, inputs).
         errors: how far ``J^T u`` is from ``s v``, (examples, rank); a singular value lies within this of each value.
@@ -58,7 +58,8 @@ def leading_singular(
     Raises:
         ValueError: a product with a Jacobian is not finite.
 
-    Cost: ``steps + probes`` Jacobian-vector and `steps` vector-Jacobian products. Memory: 2 `steps` vectors an example.
+    Cost: ``steps + probes`` Jacobian-vector and `steps` vector-Jacobian products. Memory: 2 `steps` vectors per
+    example.
 
     Example:
         >>> matrix = torch.diag(torch.tensor([3.0, 2.0, 1.0]))
@@ -125,7 +126,7 @@ class _Products:
 def _unit(
     vectors: torch.Tensor, basis: torch.Tensor, drawn: Callable[[int], torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each vector without its part in the basis, with norm 1, and the norm that it had.
+    """Each vector with its projection on the basis removed, scaled to norm 1, and its norm before scaling.
 
     Where nothing is left, the norm is 0 and the vector a random one orthogonal to the basis (Lanczos restarts there),
     or zero if the basis spans everything.

@@ -136,10 +136,10 @@ def logits_by_length(net: UnrolledNetwork, x: Any, *, linearise: Linearisation =
     The coefficients sum to the logits. A curved operation f (GELU, attention, squeeze and excite, layer norm) becomes a
     linear map in one of two ways:
 
-    - ``"frozen"``: the map that reproduces the value, f(y) = A y. What the operation decides with is constant: standard
-      deviations of norms, attention weights, gates, the ratio f(y)/y of an activation. Only biases are left over. An
-      operation without such a map keeps its derivative; its remainder, ``f(y) - J y``, is carried as ``"remainder"``,
-      and its piece is listed in `curved`.
+    - ``"frozen"``: the map that reproduces the value, f(y) = A y. The quantities with which the operation decides are
+      constant: standard deviations of norms, attention weights, gates, the ratio f(y)/y of an activation. Only biases
+      remain. An operation without such a map keeps its derivative; its remainder, ``f(y) - J y``, is carried as
+      ``"remainder"``, and its piece is listed in `curved`.
     - ``"tangent"``: the derivative for all, with its remainder. Since layer norm does not change when its input is
       scaled, the derivative maps its input to zero: in a transformer, nearly everything is remainder.
 
@@ -203,7 +203,7 @@ def block_contributions(
         D_n S_n ... D_{i+1} S_{i+1} D_i b_i,
 
     and together with the stem's share and the constants of shortcuts, joins and head these sum to the logits. The
-    effect of a block through the inputs of later blocks is part of their contributions, not of its own.
+    effect of a block through the inputs of later blocks is part of their contributions, not of this block's.
 
     Args:
         net: the unrolled network, its model in eval mode.

@@ -98,9 +98,8 @@ def _through_block(record: ForwardPass, step: Step, columns: Columns, most: int,
     (join,) = record.graph.vertices[step.exit].terms if step.exit != step.total else (None,)
     vertex = record.graph.vertices[step.total]
     shortcut, branch = vertex.terms
-    before = (0,) * record.graph.shift(
-        vertex, branch
-    ) + columns.sizes  # those by the branch start at length 1 if it counts
+    # Columns through the branch start at length 1 if it counts.
+    before = (0,) * record.graph.shift(vertex, branch) + columns.sizes
     sizes = tuple(min(most, a + b) for a, b in zip((*columns.sizes, 0), before, strict=False))
     shape, strides = record.value(step.entry).shape, record.row_strides(step.total, branch)
     at_entry = columns.values.new_empty(0).new_empty_strided((sum(sizes), *shape), (shape.numel(), *strides))
@@ -117,6 +116,8 @@ def _through_block(record: ForwardPass, step: Step, columns: Columns, most: int,
         if len(before) == len(columns.sizes):
             parts = [[one, other] for one, other in zip(by_shortcut, by_branch, strict=True)]
         else:
+            # The branch makes paths longer by one, so the branch's columns of a chunk's last length wait for the next
+            # chunk.
             parts = [[one] for one in by_shortcut]
             for of_length, other in zip(parts, [longer, *([part] for part in by_branch[:-1])], strict=True):
                 of_length += other
@@ -155,6 +156,7 @@ def merge_into(into: torch.Tensor, lengths: list[Parts], most: int, generator: t
     """
     counts = [sum(map(len, parts)) for parts in lengths]
     by_length = into.split([min(most, count) for count in counts])
+    # Lengths with equally many columns share one batched eigendecomposition.
     excess: dict[int, list[int]] = {}
     for length, (parts, count) in enumerate(zip(lengths, counts, strict=True)):
         if count > most:

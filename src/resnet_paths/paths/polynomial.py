@@ -88,6 +88,8 @@ def pull_polynomial(
             visit(position, arrived)
         if not graph.vertices[position].terms:
             start = arrived
+        # A step in chunks returns the rows of its entry and nothing else, so parameters, and rows that already wait at
+        # the entry, need the general way.
         step = graph.steps.get(position)
         if step is not None and leaves is None and step.entry not in waiting.rows:
             waiting.rows[step.entry] = _through_block(record, step, arrived, lengths, position in waiting.ours)
@@ -131,9 +133,8 @@ def _through_terms(
 ) -> None:
     """Pass the rows at a vertex to the sources of its terms, one term after the other."""
     vertex = record.graph.vertices[position]
-    for term in reversed(
-        vertex.terms
-    ):  # branch first: its rows are one more, so the shortcut's fit into the same memory
+    # Branch first: its rows are one more, so the shortcut's fit into the same memory.
+    for term in reversed(vertex.terms):
         shift = record.graph.shift(vertex, term)
         kept = arrived[: lengths - shift]
         if len(kept) == 0:

@@ -16,9 +16,8 @@ def push(
     function: Callable[..., torch.Tensor], at: tuple[torch.Tensor, ...], rows: tuple[torch.Tensor, ...]
 ) -> torch.Tensor:
     """Push rows (rows, batch, ...) at each argument to the result, whose row j comes from row j of all arguments."""
-    at = tuple(
-        value.clone() if 0 in value.stride() else value for value in at
-    )  # forward mode does not accept expanded tensors
+    # Forward mode does not accept expanded tensors.
+    at = tuple(value.clone() if 0 in value.stride() else value for value in at)
 
     def one(*row: torch.Tensor) -> torch.Tensor:
         tangent: torch.Tensor = torch.func.jvp(function, at, row)[1]

@@ -62,9 +62,9 @@ def percent_axis(axis: Axis) -> None:
 def block_axis(ax: Axes, names: Sequence[str]) -> None:
     """The blocks along the horizontal axis: each with its number, and each stage with a band and its name once.
 
-    Stages are named without what all of them begin with (``backbone.``). Where names are not a stage and a number
-    (``layer1.0``, ``encoder_layer_0``), or the name of a stage is wider than its blocks, each block has its whole name.
-    Where not all have room, every second, third, ... is written.
+    Stages are named without their common prefix (``backbone.``). Where names are not a stage and a number
+    (``layer1.0``, ``encoder_layer_0``), or the name of a stage is wider than its blocks, each block has its full name.
+    Where not all fit, only every second, third, ... is labelled.
 
     Args:
         ax: the blocks lie at 0, 1, ...
@@ -72,7 +72,7 @@ def block_axis(ax: Axes, names: Sequence[str]) -> None:
     """
     parts = [re.fullmatch(r"(.+)[._](\d+)", name) for name in names]
     runs = [
-        (stage, [place for place, _ in run])
+        (stage, [position for position, _ in run])
         for stage, run in itertools.groupby(enumerate(part and part[1] for part in parts), key=lambda pair: pair[1])
     ]
     named = [(stage, places) for stage, places in runs if stage is not None]
@@ -90,15 +90,15 @@ def block_axis(ax: Axes, names: Sequence[str]) -> None:
     numbers = [part[2] if part else literal(name) for part, name in zip(parts, names, strict=True)]
     digits = [text_width(f"{part[2]}0", font) for part in parts if part]
     step = max(1, -int(-len(names) * max(digits) // width))
-    kept = [place for place, part in enumerate(parts) if part is None or int(part[2]) % step == 0]
-    kept = [  # without the last of a stage where the first of the next stands too near
-        place
-        for place, after in zip(kept, [*kept[1:], len(names) + step], strict=True)
-        if after - place >= step or not (parts[place] and parts[after])
+    kept = [position for position, part in enumerate(parts) if part is None or int(part[2]) % step == 0]
+    kept = [  # without the last of a stage if the first of the next is too close
+        position
+        for position, after in zip(kept, [*kept[1:], len(names) + step], strict=True)
+        if after - position >= step or not (parts[position] and parts[after])
     ]
-    ax.set_xticks(kept, [numbers[place] for place in kept])
-    for label, place in zip(ax.get_xticklabels(), kept, strict=True):
-        label.set_rotation(0 if parts[place] else 90)
+    ax.set_xticks(kept, [numbers[position] for position in kept])
+    for label, position in zip(ax.get_xticklabels(), kept, strict=True):
+        label.set_rotation(0 if parts[position] else 90)
     ax.xaxis.remove_overlapping_locs = False  # the name of a stage stands below the number of its middle block
     ax.set_xticks(
         [(places[0] + places[-1]) / 2 for _, places in stages], [literal(stage) for stage, _ in stages], minor=True
@@ -110,7 +110,7 @@ def block_axis(ax: Axes, names: Sequence[str]) -> None:
 
 
 def shared_beginning(names: Sequence[str]) -> str:
-    """What several names begin with, up to a dot.
+    """The common prefix of several names, up to a dot.
 
     Example:
         >>> shared_beginning(["net.layer1", "net.layer2"]), shared_beginning(["net.layer1"])
@@ -120,13 +120,13 @@ def shared_beginning(names: Sequence[str]) -> str:
     """
     if len(set(names)) < 2:
         return ""
-    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)  # as deep as the shallowest
+    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)  # no deeper than the shallowest name
     shared = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
     return "".join(f"{level[0]}." for level in shared)
 
 
 def _name_all(ax: Axes, names: Sequence[str], width: float, font: FontProperties) -> None:
-    """Whole names, flat where they fit, else upright."""
+    """Full names, horizontal where they fit, otherwise vertical."""
     shown = literals(names)
     flat = sum(text_width(f"{name}  ", font) for name in shown) < width
     step = 1 if flat else max(1, -int(-len(names) * 1.1 * font.get_size_in_points() // width))

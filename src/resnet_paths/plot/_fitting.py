@@ -1,7 +1,8 @@
-"""Texts that fit: titles, labels and legends broken into lines for the room that axes have.
+"""Texts that fit: titles, labels and legends wrapped to the space around the axes.
 
-A figure in a column of a paper is 3.25 inches wide, and matplotlib breaks no lines. Texts are measured here before
-anything is drawn, so the room for them is an estimate from the size of the figure and of its fonts.
+A figure in a column of a paper is
+3.25 inches wide, and matplotlib does not wrap lines. Texts are measured here before anything is drawn, so the space for
+them is an estimate from the size of the figure and of its fonts.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _BAR = 0.15  # of the width: a colour bar with its numbers
 
 @dataclass(frozen=True)
 class Room:
-    """The room of axes for their texts, in points."""
+    """The space around axes for their texts, in points."""
 
     width: float
     height: float
@@ -40,7 +41,7 @@ def room_of(ax: Axes, bar: bool = False, names: Sequence[str] = ()) -> Room:
     Args:
         ax: the axes.
         bar: whether a colour bar, or a second vertical axis, stands beside them.
-        names: tick labels of the vertical axis that are no numbers.
+        names: tick labels of the vertical axis that are not numbers.
     """
     figure, letter = ax.figure, letter_size()
     width, height = (side / figure.dpi * _POINTS for side in (figure.bbox.width, figure.bbox.height))
@@ -68,7 +69,7 @@ def letter_size() -> float:
 
 
 def text_width(text: str, font: FontProperties) -> float:
-    """The width of a text in points, as wide as it gets: letters are fitted to pixels, so it depends on these."""
+    """The maximum width of a text in points: glyphs are snapped to pixels, so it depends on the resolution."""
     math = cbook.is_math_text(text)
     dpi = rcParams["figure.dpi"]
     width = _renderer(dpi).get_text_width_height_descent(text, font, math)[0]  # type: ignore[no-untyped-call]
@@ -108,7 +109,7 @@ def legend_above(ax: Axes, handles: list[Artist], labels: list[str], room: Room)
     texts = [wrapped(label, max(room.width - mark, 4 * letter), font) for label in labels]
     widths = [mark + max(text_width(line, font) for line in text.split("\n")) for text in texts]
     columns = next((n for n in range(len(texts), 1, -1) if _total(widths, n, gap) <= room.width), 1)
-    middle = ax.get_aspect() != "auto"  # square axes may be narrower than their room
+    middle = ax.get_aspect() != "auto"  # square axes may be narrower than their space
     legend = ax.legend(
         handles, texts, loc="lower center" if middle else "lower left", bbox_to_anchor=(0.5 if middle else 0, 1),
         borderaxespad=0.2, borderpad=0.2, frameon=False, ncols=columns,

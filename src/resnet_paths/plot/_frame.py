@@ -29,16 +29,16 @@ from ._style import ink, known_color, next_color
 
 
 class Look(TypedDict, total=False):
-    """Keyword arguments of every plot function. All other looks are the user's: ``rcParams`` and style sheets.
+    """Keyword arguments of every plot function. All else about the look is the user's: ``rcParams`` and style sheets.
 
     Attributes:
         label: name of the record in the legend, where several are drawn on the same axes. The record then has one
-            colour, and what else is drawn of it has no entry. In pictures of cells: the text beside the colour bar.
+            colour, and nothing else drawn for it has an entry. In pictures of cells: the text beside the colour bar.
         color: colour of the record; by default the next of the axes' cycle (``axes.prop_cycle``). In pictures of cells:
             a colour, or the name of a colour scale.
         title: by default what is drawn, unless the axes have a title; None: no title.
         legend: whether to draw a legend (in pictures of cells: a colour bar); by default, where there is more than one
-            entry. It stands above the axes, or where ``legend.loc`` of your style says.
+            entry. It is above the axes, or where ``legend.loc`` of your style puts it.
     """
 
     label: str | None
@@ -147,7 +147,7 @@ class Frame:
 
     @cached_property
     def second(self) -> ColorType:
-        """The colour of what is told apart within the record, unless the colour tells records apart."""
+        """A second colour within the record, unless colours distinguish records."""
         return self.color if self.is_one_of_several else next_color(self.ax)
 
     @cached_property
@@ -157,12 +157,12 @@ class Frame:
 
     @property
     def is_one_of_several(self) -> bool:
-        """Whether colours and entries of the legend tell records apart."""
+        """Whether colours and entries of the legend distinguish records."""
         return self._label is not None or self._color is not None
 
     @property
     def is_labelled(self) -> bool:
-        """Whether the record has a name of its own in the legend."""
+        """Whether the record has its own name in the legend."""
         return self._label is not None
 
     def label(self, text: str | None = None) -> str | None:
@@ -174,7 +174,7 @@ class Frame:
         return self._entry(text if self._label is None else f"{self._label}: {text}")
 
     def detail(self, text: str) -> str | None:
-        """The entry of what else is drawn of the record: none, where the legend names records."""
+        """The entry of anything else drawn for the record: none, where the legend names records."""
         return self._entry(text) if self._label is None else None
 
     def _entry(self, text: str | None) -> str | None:

@@ -67,5 +67,5 @@ def _figures(drawn: Any) -> list[Figure]:
     items = [drawn] if isinstance(drawn, Axes | Figure) else list(drawn)
     if not items:
         raise ValueError("expected axes or figures to write, got none")
-    found = [item if isinstance(item, Figure) else item.figure.figure for item in items]
-    return list(dict.fromkeys(found))
+    figures = [item if isinstance(item, Figure) else item.figure.figure for item in items]
+    return list(dict.fromkeys(figures))

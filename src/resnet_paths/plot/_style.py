@@ -19,7 +19,7 @@ _SAFE = dict(
         strict=True,
     )
 )
-"""For colours of matplotlib's own default cycle, those of Okabe and Ito, which colour-blind readers tell apart."""
+"""For colours of matplotlib's own default cycle, those of Okabe and Ito, which colour-blind readers can distinguish."""
 
 
 def next_color(ax: Axes) -> str:

@@ -34,7 +34,7 @@ Quantity = Literal[
 """What a comparison can draw of all models on one axis."""
 
 _BY_BLOCK = ("damage", "contribution", "shapley")
-_FEW = 6  # models that colours tell apart
+_FEW = 6  # the most models that colours can distinguish
 _X_LABELS = {
     "damage": "deleted block",
     "deletion": "number of random blocks deleted",
@@ -130,9 +130,9 @@ def plot_checkpoints(
     quantities: Sequence[Quantity] = ("deletion", "gradient_share"),
     **look: Unpack[Look],
 ) -> list[Axes]:
-    """The checkpoints of a run as a film of curves: a curve each, coloured by its place in the run.
+    """The checkpoints of a run as a series of curves, coloured by their position in the run.
 
-    The place is the last number of a checkpoint's name (epoch-0010: 10); the colours are those of matplotlib's
+    The position is the last number in a checkpoint's name (epoch-0010: 10); the colours are those of matplotlib's
     ``image.cmap``, so your style decides them.
 
     Args:
@@ -226,7 +226,7 @@ def _curves(frame: Frame, record: Comparison, quantity: Quantity, colors: _Color
     frame.ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     values, (low, high) = getattr(record, quantity), _ends(record, quantity)
     x = record.lengths  # as many as numbers of deleted blocks
-    if quantity == "deletion":  # from the whole model on
+    if quantity == "deletion":  # starting with the full model
         x = np.array([0, *record.counts])
         whole = zip((record.values, record.low, record.high), (values, low, high), strict=True)
         values, low, high = (np.column_stack(ends) for ends in whole)

@@ -124,10 +124,10 @@ def plot_trajectory(record: ProjectedTrajectory, ax: Axes | None = None, **look:
     name = frame.label() or "_trajectory"
     frame.ax.plot(across, down, color=frame.color, marker=".", linewidth=thin(), label=name)
     frame.ax.plot(across[-1], down[-1], marker="*", color=frame.color, markersize=marker(2))
-    for place in (0, len(record) - 1):
+    for step in (0, len(record) - 1):
         frame.ax.annotate(
-            literal(record.labels[place]),
-            (across[place], down[place]),
+            literal(record.labels[step]),
+            (across[step], down[step]),
             (marker(), marker()),
             textcoords="offset points",
             fontsize="small",

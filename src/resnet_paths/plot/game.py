@@ -26,7 +26,8 @@ def plot_value_waterfall(
     """From the network without blocks to the full network, one bar per block, in order of their values.
 
     Shapley values add up to what all blocks do together: with levels v (the accuracy where the metric is an error,
-    else the metric itself), ``v(all) = v(none) + sum of the values``. What other values leave over is a bar of its own.
+    else the metric itself), ``v(all) = v(none) + sum of the values``. The remainder that other values leave is a
+    separate bar.
 
     Args:
         record: see :func:`resnet_paths.lesion.block_values`.
@@ -62,7 +63,7 @@ def plot_value_waterfall(
         frame.ax.plot([after, after], [row - 0.35, row + 1.35], color=ink(0.5), linewidth=thin(0.5))
     frame.ax.plot([begin, begin], [rows[0] - 0.35, rows[0] + 1.35], color=ink(0.5), linewidth=thin(0.5))
     frame.ax.plot([begin, end], rows[[0, -1]], "D", color=ink(), markersize=marker(), linestyle="none")
-    frame.ax.xaxis.set_major_locator(MaxNLocator(5))  # as many at every width, else the layout cannot settle
+    frame.ax.xaxis.set_major_locator(MaxNLocator(5))  # the same at every width, otherwise the layout oscillates
     _write_gains(frame, rows[1:-1], levels, sign * gains, record.metric)
     method = {"shapley": "Shapley", "banzhaf": "Banzhaf"}.get(record.method, record.method)
     return frame.done(
@@ -73,7 +74,7 @@ def plot_value_waterfall(
 
 
 def _steps(record: BlockValues, most: int) -> tuple[list[str], np.ndarray]:
-    """The names and gains of the bars: the largest first, the others together, and what the values leave over."""
+    """The names and gains of the bars: the largest first, the others together, and the remainder."""
     order = np.argsort(-record.values, kind="stable")
     if len(order) > most:
         order = order[np.argsort(-np.abs(record.values[order]), kind="stable")]
@@ -174,7 +175,7 @@ def _includes_zero(record: BlockValues | BlockInteractions) -> np.ndarray:
 
 
 def _write_around(frame: Frame, name: str, degrees: float, x: float, y: float) -> None:
-    """A name outside the circle, turned so that it points away from the middle."""
+    """A name outside the circle, rotated so that it points away from the centre."""
     left = x < -1e-9
     frame.ax.text(
         1.08 * x, 1.08 * y, literal(name), rotation=degrees + 180 if left else degrees, rotation_mode="anchor",

@@ -79,7 +79,7 @@ def plot_surface_heat(
     levels: int = 0,
     **look: Unpack[Look],
 ) -> Axes:
-    """Each cell in its color, nothing between them; cells without a finite value are hatched.
+    """Each cell in its color, without interpolation; cells without a finite value are hatched.
 
     Args:
         surface: over a plane.
@@ -219,14 +219,14 @@ def plot_surface_twins(
         ax = new_axes(size, 1, len(surfaces), _solid() if kind == "3d" else PlotAxes)
     row = given_axes(ax, len(surfaces), size)
     color = look.get("color")
-    for place, (name, surface) in zip(row, surfaces.items(), strict=True):
+    for panel, (name, surface) in zip(row, surfaces.items(), strict=True):
         each = Look(title=literal(name), legend=False, color=color)
         if kind == "contour":
-            plot_surface_contours(surface, metric, place, levels=levels, norm=norm, log=log, **each)
+            plot_surface_contours(surface, metric, panel, levels=levels, norm=norm, log=log, **each)
         elif kind == "heat":
-            plot_surface_heat(surface, metric, place, norm=norm, log=log, **each)
+            plot_surface_heat(surface, metric, panel, norm=norm, log=log, **each)
         else:
-            plot_surface_3d(surface, metric, place, norm=norm, log=log, **each).set_zlabel("log10" if log else "")  # type: ignore
+            plot_surface_3d(surface, metric, panel, norm=norm, log=log, **each).set_zlabel("log10" if log else "")  # type: ignore
     figure = row[0].figure
     if look.get("title"):
         figure_title(row[0], str(look["title"]))

@@ -53,7 +53,7 @@ def plot_single_deletions(
     full = frame.color if frame.is_one_of_several else ink(0.7)
     name = frame.detail(f"no deletion ({metric_text(record.metric, record.full)})")
     frame.ax.axhline(record.full, color=full, linestyle="--", label=name)
-    if np.isfinite(record.full_interval).all():  # else the images do not tell
+    if np.isfinite(record.full_interval).all():  # otherwise the images carry no information on it
         name = frame.detail("95 % interval, no deletion")
         frame.ax.axhspan(*record.full_interval, color=full, alpha=0.15, linewidth=0, label=name)
     if chance is not None:

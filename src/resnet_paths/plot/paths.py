@@ -111,7 +111,7 @@ def plot_gradient_by_length(record: GradientByLength, ax: Axes | None = None, **
     if not some.any():
         raise ValueError("expected norms above zero for a logarithmic scale, got none; the gradient is zero or NaN")
     frame = Frame(ax, (5, 4), **look)
-    low = np.where(norms[some] > 0, norms[some], np.inf).min(1)  # a norm of 0 has no place on this scale
+    low = np.where(norms[some] > 0, norms[some], np.inf).min(1)  # a logarithmic scale cannot show a norm of 0
     name = frame.detail("range of the examples")
     frame.ax.fill_between(lengths[some], low, norms[some].max(1), color=frame.color, alpha=0.2, linewidth=0, label=name)
     name, median = frame.label("median"), np.median(norms[some], 1)
@@ -245,12 +245,12 @@ def plot_logit_lens(
     accuracy = record.accuracy(target).cpu()  # checks the target too
     frame = Frame(ax, (max(6.0, 0.32 * len(record.blocks)), 4), **look)
     probability = record.probabilities.double().cpu()
-    chosen = probability[:, torch.arange(len(target), device="cpu"), target.cpu()].numpy()
+    of_target = probability[:, torch.arange(len(target), device="cpu"), target.cpu()].numpy()
     places = frame.places(record.blocks)
-    lines = frame.ax.plot(places, chosen, color=frame.color, alpha=0.15, linewidth=thin())
+    lines = frame.ax.plot(places, of_target, color=frame.color, alpha=0.15, linewidth=thin())
     lines[0].set_label(frame.detail(f"probability of the {what}, one example") or "_example")
     name = frame.label(f"mean probability of the {what}")
-    frame.ax.plot(places, chosen.mean(1), color=frame.color, linewidth=thin(1.3), label=name)
+    frame.ax.plot(places, of_target.mean(1), color=frame.color, linewidth=thin(1.3), label=name)
     name = frame.detail("accuracy" if what == "target" else "same prediction")
     frame.ax.plot(places, accuracy, color=frame.second, linestyle="--", label=name)
     frame.ax.set_ylim(-0.02, 1.02)

@@ -56,8 +56,8 @@ def plot_plan(plan: DropPlan, ax: Axes | None = None, **look: Unpack[Look]) -> A
         frame.ax.plot(1e3 * tuned.latency, reached(tuned), "^", color=frame.third, markersize=marker(1.3), label=label)
     full = reached(plan.points[0])
     frame.ax.axhline(full, color=ink(0.7), linewidth=thin(), linestyle=":", label=frame.detail("full model"))
-    for place in _apart(latency, accuracy):
-        frame.ax.annotate(str(len(plan.points[place].dropped)), (latency[place], accuracy[place]),
+    for index in _apart(latency, accuracy):
+        frame.ax.annotate(str(len(plan.points[index].dropped)), (latency[index], accuracy[index]),
                           (0, -1.2 * letter_size()), textcoords="offset points", fontsize="x-small", color=ink(0.7),
                           ha="center")  # fmt: skip
     return frame.done(
@@ -76,10 +76,10 @@ def _apart(x: np.ndarray, y: np.ndarray, room: float = 0.04) -> list[int]:
     """Points whose labels do not overlap: the first, the last, and those with enough distance to the previous one."""
     across, down = (np.ptp(values) or 1.0 for values in (x, y))
     kept: list[int] = []
-    for place in dict.fromkeys([0, len(x) - 1, *range(len(x))]):
-        far = [max(abs(x[place] - x[k]) / across, abs(y[place] - y[k]) / down) >= room for k in kept]
+    for index in dict.fromkeys([0, len(x) - 1, *range(len(x))]):
+        far = [max(abs(x[index] - x[k]) / across, abs(y[index] - y[k]) / down) >= room for k in kept]
         if all(far):
-            kept.append(place)
+            kept.append(index)
     return sorted(kept)
 
 

@@ -1,4 +1,4 @@
-"""Pages of the images that turn wrong."""
+"""Pages of images that become misclassified when blocks are deleted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ._style import ink, literal, literals
 
 _SIZE = (8.0, 6.0)
 _LARGEST = 72.0  # side of a picture in points: an inch shows small images well
-_LINES = 3.8  # of text below each picture, in letters' heights, with the space to the next
+_LINES = 3.8  # of text below each picture, in line heights, with the space to the next
 
 
 @checked(page=Range(1), columns=Range(1), rows=Range(1))
@@ -31,7 +31,7 @@ def plot_turned_images(
     columns: int | None = None,
     **look: Unpack[Look],
 ) -> Axes:
-    """A page of images that turn wrong without some blocks: label, prediction without them, and both confidences.
+    """A page of images that become misclassified without some blocks, with both predictions.
 
     Below each image: its number; its label, which the full network predicts, with that confidence; and the prediction
     without the blocks, with the confidence of that.
@@ -61,8 +61,8 @@ def plot_turned_images(
     if page > pages:
         raise ValueError(f"expected a page from 1 to {pages}, got {page}")
     first = (page - 1) * grid.rows * grid.columns
-    for place, image in enumerate(range(first, min(first + grid.rows * grid.columns, len(record.indices)))):
-        row, column = divmod(place, grid.columns)
+    for position, image in enumerate(range(first, min(first + grid.rows * grid.columns, len(record.indices)))):
+        row, column = divmod(position, grid.columns)
         x, y = (column + 0.5) * grid.width / grid.columns, row * grid.height / grid.rows
         picture, (across, down) = record.pictures[image], grid.picture
         frame.ax.imshow(picture, extent=(x - across / 2, x + across / 2, y + down, y), interpolation="nearest")
@@ -76,7 +76,7 @@ def plot_turned_images(
 def turned_pages(
     record: TurnedImages, *, rows: int | None = None, columns: int | None = None, **look: Unpack[Look]
 ) -> list[Axes]:
-    """All images that turn wrong, a figure per page: ``save(turned_pages(record), "wrong.pdf")`` writes them.
+    """All images that become misclassified, one figure per page: ``save(turned_pages(record), "wrong.pdf")``.
 
     Args:
         record: see :func:`resnet_paths.lesion.turned_images`.
@@ -119,7 +119,7 @@ class _Grid:
         return cls(width, height, rows, columns, (down / ratio, down))
 
     def pages(self, record: TurnedImages) -> int:
-        """The number of pages; one, which says so, if no image turns wrong."""
+        """The number of pages; a single one, which says so, if no image becomes misclassified."""
         return max(1, math.ceil(len(record.indices) / (self.rows * self.columns)))
 
 
@@ -149,5 +149,5 @@ def _caption(frame: Frame, record: TurnedImages, image: int, x: float, y: float)
 def _title(record: TurnedImages, page: int, pages: int) -> str:
     blocks = few(literals(record.dropped), 3) or "any deletion"
     number = len(record.indices)
-    share = f"{number} of {record.full_right} right answers turn wrong without {blocks}"
+    share = f"{number} of {record.full_right} right answers become wrong without {blocks}"
     return share + (f", page {page} of {pages}" if pages > 1 else "")

@@ -1,13 +1,14 @@
-"""A budget of time, divided among the stages as they come.
+"""A time budget, divided among the stages one after another.
 
-Each stage in turn is given a share of the time that is left, such that the stages after it still get theirs. If all
-stages can have the sizes that they would like, they do. Otherwise each gets at least its least sizes, and the rest is
-divided by weight; and if not even that fits, those that take the most for their weight are left out first.
+Each stage in turn gets a share of the remaining time that leaves enough for the stages after it. If there is time for
+the full sizes of all stages, they get them. Otherwise each gets at least its smallest sizes, and the rest is divided by
+weight. If not even that fits, the stages that cost the most relative to their weight are left out first.
 
-What a stage costs is known beforehand only roughly: from the passes that it makes and the time of a pass. So what the
-finished stages took corrects the others. A pass that was timed while the machine was busy seems too dear, or too cheap
-once it is; so wherever a stage would have to shrink, passes are timed again first. And where time is short, a stage
-runs with its least sizes first, which tells its real cost, and then once more with those that fill its share.
+The cost of a stage is known in advance only roughly, from its number of passes and the time of a pass. So the times of
+finished stages correct the estimates for the others. A pass timed on a busy machine looks too expensive, and one timed
+on a quiet machine too cheap if it becomes busy later; so before a stage is made smaller, passes are timed again. And
+where time is short, a stage first runs with its smallest sizes, which shows its real cost, and then once more with
+sizes that fill its share.
 """
 
 from __future__ import annotations
@@ -47,17 +48,17 @@ _IN_WORDS = {
 """Names of options for readers of the page, for one and for many, where the name alone does not say it."""
 _STEPS = 24  # levels between two of the named ones: neighbours differ by less than the error of an estimate
 _KEPT_BACK = 0.04  # of the budget, for the page itself
-_CORRECTION = (0.5, 4.0)  # what finished stages may say about the others
+_CORRECTION = (0.5, 4.0)  # bounds on how far finished stages correct the estimates of the others
 _TRUST = 0.03  # of the budget: finished stages correct the others fully only once they have taken far more than this
-_TRIAL = 0.2  # of a stage's share: what its least sizes may take as a trial
-_SURE = 0.9  # of a stage's share: an estimate below it is not tried, since those after it can make up for an error
+_TRIAL = 0.2  # of a stage's share: the longest that a trial with its smallest sizes may take
+_SURE = 0.9  # of a stage's share: below it no trial is needed, since later stages can absorb an error
 _FILLED = 0.85  # of a stage's share: what an estimate may fill
-_DOUBT = 1.25  # times the time left: what the least sizes of all must be expected to take before one is left out
-_FRESH = 0.05  # of the budget: how long prices hold where time is short
-_TIMED = 0.0025  # of the budget: what is timed at once for a price, as far as possible
-_DEAR = 0.01  # of the budget: prices that took longer to measure are not measured again
-_PRICED = 3  # times that prices are measured before a stage shrinks, of which the median counts
-_MUCH = 0.5  # a size that shrank below this part of what a quick report uses is warned of
+_DOUBT = 1.25  # times the time left: a stage is left out only if the smallest sizes of all are expected to exceed it
+_FRESH = 0.05  # of the budget: how long prices remain valid where time is short
+_TIMED = 0.0025  # of the budget: the longest single timing for a price, as far as possible
+_COSTLY = 0.01  # of the budget: prices that took longer to measure are not measured again
+_PRICED = 3  # measurements of the prices before a stage is made smaller; their median is used
+_MUCH = 0.5  # a size below this share of what a quick report uses causes a warning
 
 
 def budget_seconds(budget: str | float | timedelta) -> float:
@@ -79,7 +80,7 @@ def budget_seconds(budget: str | float | timedelta) -> float:
 
 
 def most_level(seconds: float) -> float:
-    """The level beyond which no stage goes: a report does not use up its time if it has the sizes that it would like.
+    """The level that no stage exceeds: a report with all of its intended sizes does not use up its time.
 
     Example:
         >>> most_level(60), most_level(180), most_level(1800), most_level(7200)
@@ -89,12 +90,12 @@ def most_level(seconds: float) -> float:
 
 
 class LeftOutError(Exception):
-    """A stage would take more time or memory than there is; the message says how much."""
+    """A stage would take more time or memory than is available; the message says how much."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """How the numbers of a stage came about.
+    """How the numbers of a stage were computed.
 
     Attributes:
         options: the sizes used.
@@ -207,10 +208,10 @@ class TimePlan:
         return section, spent
 
     def _share(self, stage: Stage) -> float | None:
-        """The time of the next stage, None if there is none for it; no stage shrinks for an old or a lone price."""
+        """The time for the next stage, None if there is none; an outdated or single price makes no stage smaller."""
         share = self.shares(stage).get(stage.name)
         short = share is None or self._expected(stage, self._highest(stage)) > share
-        if not short or not self._measured or self._pricing > _DEAR * self.seconds:
+        if not short or not self._measured or self._pricing > _COSTLY * self.seconds:
             return share
         if self.clock() - self._priced_at > _FRESH * self.seconds:
             self._measured.clear()
@@ -256,7 +257,7 @@ class TimePlan:
         open_stages = [one for one in stages if self._fits(one, LEAST) or self._is_given(one)]
         least = {one.name: self._expected(one, LEAST) for one in open_stages}
         most = {one.name: max(self._expected(one, self._highest(one)), least[one.name]) for one in open_stages}
-        doubt = _DOUBT if len(open_stages) > 1 else 1.0  # what others turn out to take less may be enough
+        doubt = _DOUBT if len(open_stages) > 1 else 1.0  # the time that others turn out not to need may be enough
         for one in sorted(open_stages, key=lambda one: least[one.name] / one.weight, reverse=True):
             if sum(least[other.name] for other in open_stages) > doubt * left and not self._is_given(one):
                 open_stages.remove(one)
@@ -282,7 +283,7 @@ class TimePlan:
         return effort.seconds if self.prices is None else self.prices.seconds(effort)
 
     def _price(self) -> None:
-        """Measure what passes cost now; of several measurements the median counts, since one may be far off."""
+        """Measure what passes cost now; the median of several measurements is used, since one may be far off."""
         began = self.clock()
         self._measured.append(self.subject.prices(min(0.5, _TIMED * self.seconds)))
         self._priced_at = self.clock()
@@ -303,7 +304,7 @@ class TimePlan:
         return [step / _STEPS for step in range(math.floor(self.most * _STEPS + 1e-9) + 1)]
 
     def _highest(self, stage: Stage, seconds: float = math.inf, factor: float | None = None) -> float:
-        """The highest level within the time and the memory; the least if there is none."""
+        """The highest level within the time and the memory; the lowest if there is none."""
         for level in reversed(self._levels()):
             if not self._fits(stage, level):
                 continue
@@ -328,10 +329,10 @@ class TimePlan:
         level = self._highest(stage, _FILLED * (share - took), took / estimate)
         return level, section if self._options(stage, level) == sizes else None
 
-    # what is said of it
+    # what is reported about it
 
     def _shrunk(self, stage: Stage, options: Options) -> tuple[tuple[str, float, float], ...]:
-        found = []
+        shrunk = []
         for name, wanted in self._options(stage, QUICK).items():
             used = options[name]
             if isinstance(used, int | float) and isinstance(wanted, int | float) and used < wanted:
@@ -340,8 +341,8 @@ class TimePlan:
                     most = len((self.subject.training or ()) if of_training else self.subject.data)
                     used, wanted = min(used, most), min(wanted, most)
                 if used < wanted:
-                    found.append((name, used, wanted))
-        return tuple(found)
+                    shrunk.append((name, used, wanted))
+        return tuple(shrunk)
 
     def _why_not(self, stage: Stage) -> str:
         sizes = self._options(stage, LEAST)
@@ -366,9 +367,9 @@ class TimePlan:
 def divided(
     total: float, weights: Mapping[str, float], least: Mapping[str, float], most: Mapping[str, float]
 ) -> dict[str, float]:
-    """A time divided by weight, such that everybody gets the least that they need, and nobody more than they can use.
+    """A time divided by weight, such that everyone gets at least their minimum and at most their maximum.
 
-    If all get the most that they can use, what remains is divided in the same proportions.
+    If all get their maximum, the remainder is divided in the same proportions.
 
     Example:
         >>> divided(10, {"a": 1, "b": 1}, {"a": 1, "b": 7}, {"a": 5, "b": 9})

@@ -1,7 +1,8 @@
-"""What the columns of the page's tables hold, shown where the pointer rests on a head.
+"""Descriptions of the columns of the page's tables, shown on hover over a header.
 
-The files that the page offers have the same heads, which are names for programs; these are the words for people. A name
-that means different things in two tables is defined per table.
+The files that the page offers have
+the same headers, which are names for programs; these are the descriptions for people. A name that means different
+things in two tables is defined per table.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ _MEANINGS = {
     "accuracy": "share of {nouns} that are classified correctly",
     "accuracy_high": "upper end of the 95 % interval of the accuracy",
     "accuracy_low": "lower end of the 95 % interval of the accuracy",
-    "block": "number of the block, from the input on, counted from 0",
-    "branch_parameters": "number of parameters in the branch, which go when the block is dropped",
+    "block": "index of the block, from the input on, counted from 0",
+    "branch_parameters": "number of parameters in the branch, which are removed when the block is dropped",
     "deleted": "number of deleted blocks",
     "draw": "number of the random set among those of its size",
     "dropped": "numbers of the deleted blocks",
@@ -33,7 +34,7 @@ _MEANINGS = {
     "swaps": "number of random swaps of two blocks of equal shape",
     "tau": "Kendall's rank correlation of the order with the original one",
     "tenth": "tenth percentile over the draws",
-    # tables in the order of the page, where a name means something else, or occurs there alone
+    # per table, in the order of the page: names that mean something else there, or occur only there
     "classes.class": "number of the class",
     "classes.examples": "number of {nouns} of the class",
     "classes.images": "number of {nouns} of the class",
@@ -119,12 +120,12 @@ _MEANINGS = {
     "surface_roughness.deviation": "root of 1 - R² of the best quadratic: 0 for a quadratic surface",
     "surface_roughness.left_out": "number of inner cells without a value, or next to one",
     "surface_roughness.negative": "strength of negative curvature over the strongest: 0 for a bowl, 1 for a summit",
-    "surface_roughness.undecided": "share of inner cells whose smallest curvature cannot be told from zero",
+    "surface_roughness.undecided": "share of inner cells whose smallest curvature cannot be distinguished from zero",
 }
 
 
 def meaning(table: str, column: str, measure: Measure, noun: str = "image") -> str:
-    """What a column holds, in a few words; "" for a column that is not known.
+    """What a column contains, in a few words; "" for an unknown column.
 
     Args:
         table: the name of the table.

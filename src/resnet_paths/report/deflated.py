@@ -1,4 +1,4 @@
-"""Numbers as text that a page can hold."""
+"""Numbers as text that can be embedded in a page."""
 
 from __future__ import annotations
 

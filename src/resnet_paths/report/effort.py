@@ -37,7 +37,7 @@ class Effort:
         gradients: forward and backward passes of single images.
         gradient_batches: and of batches.
         seconds: time that does not depend on the model, as for a clock that runs for a given time.
-        bytes: memory beside that of a batch.
+        bytes: memory in addition to that of a batch.
     """
 
     images: float = 0.0
@@ -80,7 +80,7 @@ class Prices:
 
     Attributes:
         image: a forward pass of one image of a batch.
-        batch: what a forward pass takes besides, whatever its images.
+        batch: the fixed cost of a forward pass, whatever its images.
         gradient: how many forward passes a forward and backward pass costs.
     """
 
@@ -110,7 +110,7 @@ def measured_prices(
         fast: the network as forward passes use it.
         x: images or other inputs, as many as a batch should have at most.
         length: how many they are; None: as many as the first tensor has.
-        longest: seconds; no longer is timed at once, as far as possible, nor twice what takes longer.
+        longest: seconds; the longest single timing, as far as possible; whatever takes longer is timed only once.
     """
     length = examples_in(x) if length is None else length
     with preserved(net.model), torch.inference_mode():
@@ -127,11 +127,11 @@ def measured_prices(
 
 
 def quickest_threads(fast: UnrolledNetwork, x: Any, threads: int) -> int:
-    """One or `threads`: with which number of threads per operation forward passes take less time, measured in turn.
+    """One or `threads`: the number of threads per operation with which forward passes are faster, measured in turn.
 
-    Dividing the operations of a small network costs more than it saves, above all beside other work on the machine,
-    since every operation waits for its slowest thread. On an accelerator nothing is measured, nor if a pass takes long:
-    then its operations are large enough.
+    Dividing the operations of a small network costs more than it saves, above all on a busy machine, since every
+    operation waits for its slowest thread. On an accelerator nothing is measured, nor if a pass takes long: then its
+    operations are large enough.
     """
     devices = {leaf.device.type for leaf in leaves(x) if isinstance(leaf, torch.Tensor)}
     if threads == 1 or devices != {"cpu"}:

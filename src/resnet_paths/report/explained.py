@@ -1,4 +1,4 @@
-"""What of an example's outputs direct contributions add up to: one number, whatever the form of the outputs."""
+"""The number of each example that direct contributions add up to, whatever the form of the outputs."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ can be derived is stored: accuracies, intervals, classes and images follow from 
 - ``losses``: (sets,) float32, means over the images;
 - ``kept``: (sets, n) bits in the same form; null where all 2^n were measured, in the order of ``all_coalitions``;
 - ``estimate``: rates, centre and (sets, images + 1) float16 coefficients of :class:`~resnet_paths.lesion.SetEstimate`;
-  of the held-out sets, how many blocks they delete and by how much their accuracies are off;
+  for the held-out sets, how many blocks they delete and the errors of their estimated accuracies;
 - ``network``: where sets are estimated and the network is small, what computes them in the page
   (:mod:`resnet_paths.report.in_page`); otherwise null, and ``not_computed`` says why;
 - ``pictures``: one picture of many small ones, and the place in it of each image that has one.
@@ -179,7 +179,7 @@ def stage_names(names: Sequence[str], runs: Sequence[Sequence[int]]) -> list[str
         >>> stage_names(["layer1.0", "layer1.1", "layer2.0", "neck"], [[0, 1], [2], [3]])
         ['layer1', 'layer1', 'layer2', 'stage 3']
     """
-    found = [""] * len(names)
+    names_by_block = [""] * len(names)
     known: set[str] = set()
     for number, run in enumerate(runs, start=1):
         begin = {names[index].rpartition(".")[0].removeprefix("model.") for index in run}
@@ -188,8 +188,8 @@ def stage_names(names: Sequence[str], runs: Sequence[Sequence[int]]) -> list[str
             name = f"stage {number}"
         known.add(name)
         for index in run:
-            found[index] = name
-    return found
+            names_by_block[index] = name
+    return names_by_block
 
 
 def _graph(graph: PathGraph) -> list[Any]:
@@ -200,7 +200,7 @@ def _graph(graph: PathGraph) -> list[Any]:
 
 
 def _pictures(data: ImageData, exploration: Exploration) -> dict[str, Any]:
-    """The images that deletions turn wrong most often, in one picture."""
+    """The images that deletions make the network misclassify most often, in one picture."""
     whole = len(exploration.kept) - 1 if exploration.exhaustive else 0
     often = exploration.wrong.mean(0) - exploration.wrong[whole]
     chosen = np.argsort(-often, kind="stable")[: min(_MOST_PICTURES, len(often))]
@@ -209,15 +209,15 @@ def _pictures(data: ImageData, exploration: Exploration) -> dict[str, Any]:
     height, width = pixels.shape[1:3]
     rows = -(-len(pixels) // _COLUMNS)
     sheet = np.zeros((rows * height, _COLUMNS * width, 3), np.uint8)
-    for place, image in enumerate(pixels):
-        y, x = divmod(place, _COLUMNS)
+    for position, image in enumerate(pixels):
+        y, x = divmod(position, _COLUMNS)
         sheet[y * height : (y + 1) * height, x * width : (x + 1) * width] = image
     return {
         "uri": _picture(sheet),
         "width": width,
         "height": height,
         "columns": _COLUMNS,
-        "places": {str(image): place for place, image in enumerate(chosen.tolist())},
+        "places": {str(image): position for position, image in enumerate(chosen.tolist())},
     }
 
 

@@ -1,9 +1,9 @@
 """The network and its images as the explorer's evaluator reads them, where they are small enough for a page.
 
 Above 16 blocks not every set of blocks can be measured beforehand. Where weights and images are small, the page
-computes the answers that it does not hold: `templates/evaluator.js` does the operations that
-:mod:`resnet_paths.network.arithmetic` lists, on weights rounded to float16, in double precision. What that changes is
-measured here, and the page checks its own arithmetic against PyTorch before it uses it.
+computes the answers that it does not contain: `templates/evaluator.js` does the operations that
+:mod:`resnet_paths.network.arithmetic` lists, on weights rounded to float16, in double precision. The effect of the
+rounding is measured here, and the page checks its own arithmetic against PyTorch before it uses it.
 
 - ``operations``: as listed, without their tensors; in place of each, its name and its shape;
 - ``weights``: all tensors, one after another in the order of the operations, float16;
@@ -30,11 +30,11 @@ from ..network.half_precision import half_precision_copy
 from .deflated import deflated
 
 MOST_TEXT = 1_000_000
-"""Letters that the network and the images may take on the page: a third of what a report should weigh."""
+"""Characters that the network and the images may take up on the page: a third of a report's intended size."""
 MOST_WORK = 4e9
 """Multiply-adds of one answer: some four seconds in a browser."""
 PASSES = 30
-"""What the comparison costs, in passes of the network as it is: half a pass for each set, in float64."""
+"""The cost of the comparison, in passes of the original network: half a pass for each set, in float64."""
 _SETS_COMPARED = 20
 _CHECKS = 3
 
@@ -59,11 +59,11 @@ def network_in_page(net: UnrolledNetwork, data: ImageData, exploration: Explorat
     """
     check_size(net, data, macs)
     if any(parameter.device.type == "mps" for parameter in net.model.parameters()):
-        raise NotInPageError("its device has no double precision to hold it against; move the model to the CPU")
+        raise NotInPageError("its device has no double precision to compare with; move the model to the CPU")
     images = half_precision_images(data)
     try:
         half = half_precision_copy(net)
-        first = images.x[[0, min(1, len(images) - 1)]]  # two images, were there but one
+        first = images.x[[0, min(1, len(images) - 1)]]  # arithmetic_of needs two images, even if there is only one
         steps = plain_operations(half, first.to(next(half.model.parameters()).device))
         rows = np.unique(np.linspace(0, len(exploration.kept) - 1, _SETS_COMPARED, dtype=int))
         kept = exploration.kept[rows]
@@ -111,7 +111,7 @@ def check_size(net: UnrolledNetwork, data: ImageData, macs: int) -> None:
 
 
 def letters_of_weights(net: UnrolledNetwork) -> int:
-    """The least that the weights take: two bytes each, of which base64 makes four letters from three."""
+    """The minimum size of the weights: two bytes each, and base64 turns three bytes into four characters."""
     return 8 * sum(parameter.numel() for parameter in net.model.parameters()) // 3
 
 
@@ -144,7 +144,7 @@ def _network(steps: tuple[Operation, ...]) -> dict[str, Any]:
         for name, values in step.tensors.items():
             half = values.astype(np.float16)
             if not np.allclose(half, values, rtol=1e-12, atol=0):
-                raise NotInPageError(f"its {step.does} has numbers that are no weights and cannot be rounded")
+                raise NotInPageError(f"its {step.does} has tensors that are not weights and cannot be rounded")
             rounded.append(half.ravel())
             shapes[name] = list(half.shape)
         listed.append({"does": step.does, "of": step.of, "shape": step.shape, "tensors": shapes} | step.settings)

@@ -1,4 +1,4 @@
-"""The loss of which a report takes gradients: that of the metric, made smooth where answers are right or wrong."""
+"""The loss of which a report takes gradients: the metric, or a smooth surrogate where answers are right or wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a page speaks of a metric: its name in prose, and its values in percent where they are shares of answers."""
+"""How a page refers to a metric: its name in prose, and its values in percent where they are shares of answers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _MEANING = {
     "network's.",
     "next_token_loss": "The cross-entropy of the prediction with the next token, in nats, on average over all tokens.",
     "perplexity": "The exponential of the mean cross-entropy of the prediction with the next token.",
-    "next_token_error": "Share of tokens that are not the most probable one by the tokens before them.",
+    "next_token_error": "Share of tokens other than the one predicted as most probable from the tokens before.",
     "pixel_loss": "The cross-entropy of the prediction with the class of each {position}, in nats.",
     "pixel_error": "Share of {position}s that are classified wrongly.",
     "iou_error": "One minus the mean, over the classes, of intersection over union of predicted and true {position}s.",
@@ -61,7 +61,7 @@ class Measure:
 
     Attributes:
         name: the metric's name, as columns of tables have it.
-        words: what prose calls it.
+        words: its name in prose.
         meaning: a sentence for the glossary.
         share: whether it is a share of some answers, which is written in percent.
         is_own: whether it is a function of the user's.
@@ -88,7 +88,7 @@ class Measure:
         name, function = metric_named(metric)
         share = isinstance(function, ExampleMetric) and function.share
         if METRICS.get(name) is not function:
-            return cls(name, name.replace("_", " "), "A metric of your own; less is better.", share, True)
+            return cls(name, name.replace("_", " "), "Your own metric; lower is better.", share, True)
         spoken = {"position": _POSITIONS.get(noun, "position"), "nouns": plural(noun)}
         words, meaning = (text[name].format(**spoken) for text in (_WORDS, _MEANING))
         return cls(name, words, meaning, share)

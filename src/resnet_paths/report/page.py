@@ -103,7 +103,7 @@ def rendered(template: str, **values: Any) -> str:
         script=_Plain(script),
         script_hash=_Plain(script_hash(script)),
         rows=_rows,
-        **{"meaning": None} | values,  # a comparison has tables of its own, whose names say what they hold
+        **{"meaning": None} | values,  # the tables of a comparison have names that explain themselves
     )
 
 

@@ -1,7 +1,7 @@
 """Figures for the page: SVG with the values in it, and with colours that follow the light or dark theme.
 
 matplotlib draws for one background. The page is read on dark screens too, so colours become CSS variables: the ink is
-drawn in a colour that nothing else has, so that it is found again in the SVG. Text stays text, to be searched and
+drawn in a colour that nothing else has, so that it can be identified in the SVG. Text stays text, to be searched and
 copied; the hash salt is fixed, so that the same numbers make the same file. A figure is drawn for half of the page's
 width, which is that of a phone: two stand beside each other on a screen.
 """
@@ -99,12 +99,12 @@ def marks(
         [Mark(x=0.0, y=0.25, text='a: 0.25', cell=('t', 0, 'error'), value=0.25)]
     """
     value = value or y
-    found = []
+    marked = []
     for index, row in enumerate(table.rows()):
         if np.isfinite(row[value]):
             across = float(index if x is None else row[x])
-            found.append(Mark(across, float(row[y]), text(row), (table.name, index, value), float(row[value])))
-    return found
+            marked.append(Mark(across, float(row[y]), text(row), (table.name, index, value), float(row[value])))
+    return marked
 
 
 def picture(draw: Draw, alt: str, values: Sequence[Mark] = (), *, size: tuple[float, float] = (4.4, 3.1)) -> Picture:
@@ -157,22 +157,22 @@ def legend_above(ax: Axes, size: tuple[float, float], letter: float = 0.068, mar
 
 
 def _thin(ax: Axes, size: tuple[float, float], line: float = 0.14, letter: float = 0.07) -> None:
-    """Leave out overlapping tick labels: each needs the inches of a `line`, or of its letters if it is not turned."""
+    """Leave out overlapping tick labels: each needs the inches of a `line`, or of its letters if it is not rotated."""
     for axis, inches in ((ax.xaxis, size[0] - 1.0), (ax.yaxis, size[1] - 0.8)):
         labels = axis.get_ticklabels()
         upright = [len(label.get_text()) for label in labels if not label.get_rotation()]
-        numbered = axis is ax.xaxis and 2 * len(upright) > len(labels)  # a few turned names among them fit anyway
+        numbered = axis is ax.xaxis and 2 * len(upright) > len(labels)  # a few rotated names among numbers fit anyway
         space = 0.04 + letter * max(upright) if numbered else line
         step = -(-len(labels) // max(1, int(inches / space)))
         if step > 1 and any(label.get_text() for label in labels):
-            texts, turned = [label.get_text() for label in labels], [label.get_rotation() for label in labels]
+            texts, rotations = [label.get_text() for label in labels], [label.get_rotation() for label in labels]
             axis.set_ticks(list(axis.get_ticklocs())[::step], texts[::step])
-            for label, rotation in zip(axis.get_ticklabels(), turned[::step], strict=True):
+            for label, rotation in zip(axis.get_ticklabels(), rotations[::step], strict=True):
                 label.set_rotation(rotation)
 
 
 def _written(ax: Axes, values: Sequence[Mark]) -> str:
-    """The marks as circles that are seen only when pointed at."""
+    """The marks as circles that are visible only on hover."""
     figure = ax.get_figure(root=True)
     if not values or figure is None:
         return ""
@@ -189,7 +189,7 @@ def _written(ax: Axes, values: Sequence[Mark]) -> str:
 
 
 def themed(svg: str) -> str:
-    """An SVG for a page that defines the named colours, without what only a file of its own needs.
+    """An SVG for a page that defines the named colours, without what only a standalone file needs.
 
     Identifiers that nothing refers to go; the others are made distinct by the page, which has several figures.
 

@@ -1,7 +1,7 @@
 """Which stage is running, and the remaining time.
 
 The stages take from a second to minutes, so that counting them, as a sweep's progress does, would predict nothing; the
-plan of the time knows what it expects of each. One line per stage, because stages have no steps in common.
+time budget has an estimate for each. One line per stage, because stages have no steps in common.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class StageProgress:
         self._names = [stage.name for stage in stages]
         self._plan = plan
         self._stream = sys.stderr if stream is None else stream
-        self._told = False
+        self._has_started = False
 
     def __call__(self, stage: Stage) -> None:
         """A stage starts."""
         times = ""
-        if self._told:
+        if self._has_started:
             so_far, to_go = self._plan.elapsed(), self._plan.to_go(stage)
             times = f" ({duration(so_far)} so far, about {duration(to_go)} to go)"
         number = self._names.index(stage.name) + 1
         print(f"stage {number} of {len(self._names)}: {stage.title}{times}", file=self._stream, flush=True)
-        self._told = True
+        self._has_started = True

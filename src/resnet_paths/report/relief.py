@@ -1,4 +1,4 @@
-"""A surface to turn: what the page's script draws in three dimensions."""
+"""A surface that can be rotated: what the page's script draws in three dimensions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ONE_PLANE = "A surface shows one random plane out of very many; another seed giv
 
 
 def cell_text(row: Mapping[str, Any]) -> str:
-    """The value of a cell of a loss surface, for who points at it."""
+    """The value of a cell of a loss surface, shown on hover."""
     return f"step ({number(row['x'])}, {number(row['y'])}): loss {number(row['loss'])}"
 
 

@@ -94,7 +94,7 @@ class Part:
         tables: the numbers.
         code: Python lines that carry out the recommendation, or "".
         explorer: what :func:`resnet_paths.report.explorer_data` gives, shown as the explorer, or "".
-        surface: what ``resnet_paths.report.relief.relief_data`` gives, shown as a surface to turn, or "".
+        surface: what ``resnet_paths.report.relief.relief_data`` gives, shown as a surface that can be rotated, or "".
     """
 
     title: str
@@ -161,7 +161,7 @@ class Latency:
 
     @property
     def below(self) -> str:
-        """What stands below the share.
+        """The note below the share.
 
         Example:
             >>> Latency((3,), 32, 0.009, 0.012, 0.75, 0.7, 0.8).below

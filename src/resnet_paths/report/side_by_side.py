@@ -22,11 +22,11 @@ from .section import Headline, Part, Section, Table
 from .words import listed, number, percent, points, seconds
 
 
-def told(metric: str, value: float) -> str:
+def worded(metric: str, value: float) -> str:
     """A value of a metric.
 
     Example:
-        >>> told("error", 0.021), told("loss", 0.3456)
+        >>> worded("error", 0.021), worded("loss", 0.3456)
         ('2.1 %', '0.346')
     """
     return percent(value) if is_share(metric) else number(value)
@@ -45,7 +45,7 @@ def told_difference(metric: str, value: float) -> str:
 def finding(record: Comparison) -> str:
     """What the comparison found, in one line: the model that differs most from the first by more than its interval.
 
-    The difference of means is told with its interval where there are two models, else for the largest.
+    With two models, the difference of means is given with its interval; with more, that of the largest difference.
     """
     first = record.models[0]
     apart = (record.difference_low > 0) | (record.difference_high < 0)
@@ -99,9 +99,9 @@ def headline(record: Comparison) -> Headline:
     numbers = tuple(
         (
             name,
-            told(record.metric, float(record.values[model])),
+            worded(record.metric, float(record.values[model])),
             f"{record.metric}; {percent(record.confidence)} interval "
-            f"{told(record.metric, float(record.low[model]))} to {told(record.metric, float(record.high[model]))}",
+            f"{worded(record.metric, float(record.low[model]))} to {worded(record.metric, float(record.high[model]))}",
         )
         for model, name in enumerate(record.models[:4])
     )
@@ -174,13 +174,13 @@ def _eigenvalues(record: Comparison) -> Iterator[str]:
 def _blocks(record: Comparison) -> Section:
     titles = {"damage": "Deleting one block", "contribution": "Direct contributions", "shapley": "Shapley values"}
     table = Table.of("blocks", "Every block of every model", record.by_block())
-    found = most_different(record)
+    extreme = most_different(record)
     first, *others = [
         _drawn(record, quantity, title, _block_marks(record, table, quantity))
         for quantity, title in titles.items()
         if getattr(record, quantity) is not None
     ]
-    return Section((replace(first, reading=(found,), tables=(table,)), *others), (found,))
+    return Section((replace(first, reading=(extreme,), tables=(table,)), *others), (extreme,))
 
 
 def _block_marks(record: Comparison, table: Table, quantity: str) -> list[Mark]:

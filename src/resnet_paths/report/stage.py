@@ -2,8 +2,8 @@
 
 Stages know nothing of each other and are points of one sweep: each may fail, be left out or come from the journal
 without the others. Their options are plain values. Those that are sizes (numbers of images, draws, orders, grid points)
-follow one scale per stage, from the least with which it says anything, over those that a quick report is content with,
-to those of a full one; the plan of a report chooses the place on the scale from what it costs.
+follow one scale per stage, from the smallest meaningful ones, through those of a quick report, to those of a full one.
+The budget chooses the level on this scale from its cost.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Stage:
         quick: its options in a quick report: numbers of images, draws and so on.
         full: what a full report changes in them.
         weight: its share of a budget that is too short for all stages, relative to the others.
-        least: what changes in the quick options where time is short; with less it would not say anything.
+        least: what changes in the quick options where time is short; with less the results would be meaningless.
         effort: what it costs with given options.
         worded: title and question for a subject, where they depend on its metric.
     """
@@ -95,7 +95,7 @@ class Stage:
 
 
 def _between(low: Any, high: Any, part: float) -> Any:
-    """A size between two, on a geometric scale; of what is no positive number, the lower one up to the end."""
+    """A size between two, on a geometric scale; other values are `low` up to the end."""
     if part >= 1 or low == high:
         return high
     numbers = all(isinstance(end, int | float) and not isinstance(end, bool) and end > 0 for end in (low, high))

@@ -1,8 +1,8 @@
-"""What a report is about: a model, images or other examples, and a metric, with what stages share.
+"""What a report is about: a model, images or other examples, and a metric, with whatever stages share.
 
-It is the context of the sweep whose points are the stages. What several stages need is made once, when the first asks
-for it; what decides their numbers or what they write takes part in the fingerprint, and so do the numbers of threads,
-on which the last bits of sums and every time measured depend.
+It is the context of the sweep whose points are the stages. What several stages need is computed once, on first use.
+Everything that determines their numbers or their text is part of the fingerprint, including the numbers of threads, on
+which the last bits of sums and all timings depend.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .measure import Measure
 
 _OF_DATA = ("as_examples", "load_examples")  # that lines of code call
 _USUAL, _CACHED = 100, 2e6  # images of a batch; bytes of its largest activation, if it has more
-_TIMED_TOGETHER = 100  # images of a pass that is priced; fewer would overrate what an image of a small network costs
+_TIMED_TOGETHER = 100  # images of a pass that is priced; fewer would overestimate the cost per image of a small network
 _COMPARED_TOGETHER = 32  # images of a pass that is timed with one thread and with several
 
 
@@ -68,7 +68,7 @@ class Subject:
         accuracy_drop: fall of accuracy allowed when blocks are recommended for dropping.
         seed: of all random draws.
         batch_size: images per batch at most; fewer where they would need more memory, or fall out of the cache.
-        memory: bytes that computations may hold beside the model and the images.
+        memory: bytes that computations may hold in addition to the model and the images.
         threads: CPU threads per operation of the process at the start; a report uses one if that is quicker, also for
             what it times, so that what a stage costs is known from passes timed before.
         metric: what is measured on each example: a name or a function, see :func:`resnet_paths.lesion.metric_named`.
@@ -143,7 +143,7 @@ class Subject:
         return self.together(self.footprint.forward)
 
     def together(self, each: float) -> int:
-        """How many images one batch has if each needs this many bytes: as the memory holds, at most `batch_size`.
+        """How many images one batch has if each needs this many bytes: as many as fit in memory, at most `batch_size`.
 
         More than a hundred only if an activation of them all stays in the cache: where images are small, a pass costs
         something whatever their number, and where they are large, fewer are faster. It follows from shapes alone,
@@ -158,7 +158,7 @@ class Subject:
         return measured_prices(self.net, self.fast, self.batch(count)[0], count, longest)
 
     def quickest_threads(self) -> int:
-        """The CPU threads per operation with which stages take less time: one or `threads`, measured now."""
+        """The faster number of CPU threads per operation for the stages: one or `threads`, measured now."""
         x, _ = self.batch(min(self.at_once, _COMPARED_TOGETHER, len(self.data)))
         return quickest_threads(self.fast, x, self.threads)
 
@@ -238,8 +238,8 @@ class Subject:
     @cached_property
     def loss(self) -> ExampleLoss | None:
         """The loss of which gradients are taken; None where there is none, see :attr:`why_no_loss`."""
-        found = ExampleLoss("loss", METRICS["loss"]) if self.has_classes else loss_for(self.metric, self.data)
-        return None if found is None or not self._is_differentiable(found) else found
+        loss = ExampleLoss("loss", METRICS["loss"]) if self.has_classes else loss_for(self.metric, self.data)
+        return None if loss is None or not self._is_differentiable(loss) else loss
 
     @property
     def why_no_loss(self) -> str:
@@ -256,7 +256,7 @@ class Subject:
 
     @cached_property
     def start(self) -> Literal["input"] | int:
-        """Where gradients are taken: at the input, or at the first block's entry where inputs have no gradient."""
+        """Where gradients are taken: at the input, or at the first block's entry where inputs cannot have gradients."""
         x, _ = self.batch(1)
         return "input" if isinstance(x, torch.Tensor) and x.is_floating_point() else 0
 

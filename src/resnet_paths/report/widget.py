@@ -1,7 +1,7 @@
-"""The explorer in a notebook, where the network is there to be asked.
+"""The explorer in a notebook, where the network is at hand.
 
 The page shows what was measured before it was written, and estimates of the rest. In a notebook a set of blocks that
-was only estimated is measured when the reader comes to it: the module of the page sends the set, and gets the answer.
+was only estimated is measured when the reader selects it: the page's module sends the set, and gets the answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def explore_widget(
     model_code: str = "model",
     **options: Unpack[StudyOptions],
 ) -> Any:
-    """The explorer as a widget for notebooks: switch blocks off and see what the network still answers.
+    """The explorer as a widget for notebooks: switch blocks off and see what the network predicts without them.
 
     Args:
         net: the network, in eval mode.

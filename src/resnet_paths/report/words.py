@@ -1,7 +1,7 @@
 """Consistent number formatting for the report's prose.
 
-The sentences are composed from measured numbers, of any size and sometimes not finite; a stage that formats them by
-itself sooner or later writes "0 %" for a small share or "1 blocks".
+The sentences are composed from measured numbers, of any size and sometimes not finite; a stage that formatted them
+itself would sooner or later write "0 %" for a small share, or "1 blocks".
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def signed(difference: float, digits: int = 3) -> str:
 
 
 def power(base: int, exponent: int) -> str:
-    """A power as one writes it.
+    """A power of ten in the usual notation.
 
     Example:
         >>> power(2, 27)

@@ -1,9 +1,9 @@
 """One command, one report: every analysis on one model, as one HTML file.
 
 The stages run as points of a sweep, for its journal: a report takes minutes to hours, and after a kill or a failed
-stage the same call computes only what is missing. They run one after the other in this process, since each uses all
-cores and all share the unrolled network. A point is a stage with its budget; the sizes that the stage could afford are
-part of its value, so that a later call keeps them, whatever the machine does then.
+stage the same call computes only what is missing. They run one after another in this process, since each uses all cores
+and all share the unrolled network. A point is a stage with its budget; the sizes that the stage could afford are part
+of its value, so that a later call keeps them, however fast the machine is then.
 """
 
 from __future__ import annotations
@@ -163,18 +163,18 @@ def write_report(
     """Run every analysis on a model and write one self-contained HTML file.
 
     The data may be of any form: images, token batches, series, tables. The metric names what is measured on each
-    example; the page speaks of it, and of sequences or series instead of images. A stage that needs what the data do
-    not have, such as pictures, says so.
+    example; the page speaks of it, and of sequences or series instead of images. A stage that does not apply to the
+    data, such as one that needs pictures, says so.
 
     Each finished stage is stored in a journal under a fingerprint of everything that determines it: the model, the
     data, the metric, the options, the seed and the code. A second call computes only what is missing or has failed. A
     kill loses at most the running stage and what finished less than a fifth of a second before it. A failed stage does
     not stop the others: the page shows its error.
 
-    The budget is kept whatever the model and the machine. A pass of the network is timed first. Each stage is then
-    given a share of the time that is left, and its numbers of images, draws, orders and grid points follow from that;
-    those that shrank are named on the page, and a stage for which there is no time at all is left out, with the
-    reason. The sizes used are stored with the results. A second call plans its time for what is missing.
+    The budget holds for every model and machine. A forward pass is timed first. Each stage then gets a share of the
+    remaining time, which determines its numbers of images, draws, orders and grid points. The page names those that
+    were reduced, and a stage for which there is no time at all is left out, with the reason. The sizes used are stored
+    with the results. A second call plans its time for what is missing.
 
     Args:
         model: a residual model in eval mode; it is not changed.
@@ -185,7 +185,7 @@ def write_report(
             otherwise one that fits the targets (``next_token_loss``, ``pixel_loss``, ``squared_error``, ...).
         training: images for choosing blocks and estimating batch-norm statistics; None: one half of `data`.
         budget: ``quick`` (at most 3 minutes), ``full`` (30 minutes), or a duration: words such as ``"10min"``, seconds
-            or a timedelta. A small model takes less: no stage uses more images or draws than those of its kind should.
+            or a timedelta. A small model takes less: no stage uses more images or draws than its figures need.
         skip: names of stages to skip.
         accuracy_drop: fall of accuracy allowed for the blocks that are recommended for dropping, shown with 95 %
             confidence on held-out images; or the rise of another metric of at most 1, such as a share of wrong answers.
@@ -193,8 +193,8 @@ def write_report(
             network's value.
         seed: of all random draws.
         batch_size: images per batch at most; above 100 only if their activations stay in the cache.
-        memory: what computations may hold beside the model and the images, in GB; batches and sizes are chosen to stay
-            below it.
+        memory: what computations may hold in addition to the model and the images, in GB; batches and sizes are chosen
+            to stay below it.
         expressions: Python expressions that make the model and the images, for the code shown on the page.
         options: options to fix, by stage; they do not follow the budget.
         journal: the file that stores finished stages (default: beside `out`, with the suffix ``.journal``).
@@ -234,7 +234,7 @@ def write_report(
             f"expected a file to write, got the folder {out}; pass a name such as {target / 'report.html'}"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(journal) if journal is not None else target.with_name(target.name + ".journal")
+    journal_path = Path(journal) if journal is not None else target.with_name(target.name + ".journal")
     written = expressions or Expressions()
     measured: dict[str, Any] = {"memory": 1e9 * memory, "metric": metric, "rise": rise}
     subject = Subject(model, data, training, written, accuracy_drop, seed, batch_size, **measured)
@@ -243,17 +243,17 @@ def write_report(
     wanted_stages = [stage for stage in stages if stage.name in wanted]
     points = [{"stage": stage.name, "seconds": seconds, "options": wanted[stage.name]} for stage in wanted_stages]
     runner = _Runner({stage.name: stage for stage in stages})
-    options_of_sweep: Any = {"context": subject, "journal": place, "seed": seed, "progress": lambda state: None}
+    options_of_sweep: Any = {"context": subject, "journal": journal_path, "seed": seed, "progress": lambda state: None}
     threads = sweep(_quickest_threads, [{"what": "threads"}], **options_of_sweep).values["threads"][0]
     with operation_threads(int(threads)):
-        still = unfinished(runner, points, context=subject, journal=place, seed=seed)
+        still = unfinished(runner, points, context=subject, journal=journal_path, seed=seed)
         plan = TimePlan(subject, [wanted_stages[index] for index in still], seconds, wanted, began=began)
-        runner = replace(runner, plan=plan, started=_told(progress, wanted_stages, plan))
+        runner = replace(runner, plan=plan, started=_announcer(progress, wanted_stages, plan))
         result = sweep(runner, points, retry_failed=True, **options_of_sweep)
         if plan.another_round(len(result.errors)):
             result = sweep(runner, points, retry_failed=True, **options_of_sweep)
     outcomes = _outcomes(stages, list(wanted), result, plan)
-    report = Report(target, place, outcomes, _provenance(subject, seconds, int(threads), result))
+    report = Report(target, journal_path, outcomes, _provenance(subject, seconds, int(threads), result))
     write_text(target, render(report, subject))
     return report
 
@@ -281,7 +281,7 @@ def _read(
     return read, other, metric
 
 
-def _told(
+def _announcer(
     progress: bool | Callable[[str], None], stages: Sequence[Stage], plan: TimePlan
 ) -> Callable[[Stage], None] | None:
     """What is called with each stage that starts."""
@@ -299,7 +299,7 @@ class _Runner:
     started: Callable[[Stage], None] | None = None
 
     def __sweep_fingerprint__(self) -> Any:
-        return deciding(self, aside={"started", "plan"})  # who is told of a stage; its share goes into its value
+        return deciding(self, aside={"started", "plan"})  # neither decides what a stage computes from its sizes
 
     def __call__(self, point: Any, subject: Subject, seed: int) -> dict[str, str]:
         stage, plan = self.stages[point["stage"]], self.plan
@@ -353,7 +353,7 @@ def _outcome(stage: Stage, row: int, result: SweepResult, plan: TimePlan) -> Out
 
 
 def _value(result: SweepResult, name: str, row: int) -> str | None:
-    """A text of one point; None (or NaN) if the point has no such value."""
+    """The text for one point; None (or NaN) if the point has no such value."""
     value = result.values[name][row] if name in result.values else None
     return value if isinstance(value, str) and value else None
 

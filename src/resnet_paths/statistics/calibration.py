@@ -1,8 +1,8 @@
 """Whether predicted probabilities mean what they say: binned calibration errors, without their usual bias.
 
 The mean absolute gap of the bins (the usual ECE) is above zero even for a perfectly calibrated network, and more so the
-fewer images there are; two networks with the same calibration differ in it when their certainties spread differently.
-Its square has an unbiased estimate, so that is what gets an interval.
+fewer images there are; two networks with the same calibration differ in it when the distributions of their certainties
+differ. Its square has an unbiased estimate, so that is what gets an interval.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
 
     Raises:
         ValueError: there are fewer than two images, a probability is not finite or not between 0 and 1, or a label is
-            no class.
+            not a class.
 
     Source: Naeini, Cooper and Hauskrecht (2015); with bins of equal mass, Nguyen and O'Connor (2015).
 
@@ -59,7 +59,7 @@ def squared_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bin
 
     Raises:
         ValueError: there are fewer than two images, a probability is not finite or not between 0 and 1, or a label is
-            no class.
+            not a class.
 
     Source: Kumar, Liang and Ma (2019), Verified Uncertainty Calibration, section 5, who subtract an estimate of the
         same bias; here it also counts the spread of the certainties within a bin.
@@ -100,7 +100,7 @@ def squared_calibration_interval(
 
     Raises:
         ValueError: there are fewer than two images, a probability is not finite or not between 0 and 1, or a label is
-            no class.
+            not a class.
 
     Cost: ``draws * images * bins`` multiplications.
 

@@ -2,8 +2,8 @@
 
 A network's errors are zeros and ones, so they get score intervals. Losses and norms are skewed, and Student's interval
 is too short on the side of the long tail. Where two intervals fail in different cases, each end is the outer one of the
-two: an interval that is somewhat too long misleads nobody, but one that is too short does.
-docs/explanation/intervals.md has the simulations that chose between the candidates.
+two: an interval that is somewhat too long misleads nobody; one that is too short does. docs/explanation/intervals.md
+has the simulations that chose between the candidates.
 """
 
 from __future__ import annotations

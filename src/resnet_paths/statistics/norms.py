@@ -123,7 +123,7 @@ def log_student_interval(
     """``mean * exp(±t error / mean)``: Student's interval of the logarithm, which stays positive.
 
     Raises:
-        TypeError: the arrays are no real numbers.
+        TypeError: the arrays do not contain real numbers.
 
     Example:
         >>> low, high = log_student_interval(np.array(2.0), np.array(0.1), 10)

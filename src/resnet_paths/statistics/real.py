@@ -1,4 +1,4 @@
-"""The check of the arrays that come in: real numbers of the stated shape, whatever NumPy would make of others."""
+"""The check of all input arrays: real numbers of the stated shape. NumPy itself would convert much else silently."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def real(values: Any, form: str, *, least: int = 1, name: str = "values") -> np.
 
     Raises:
         ValueError: they have other dimensions, or the last one is shorter.
-        TypeError: they are no real numbers.
+        TypeError: they are not real numbers.
 
     Example:
         >>> real([True, False], "examples")

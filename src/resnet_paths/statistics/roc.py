@@ -1,4 +1,4 @@
-"""How well a score tells two kinds of images apart: the area under the ROC curve, with intervals.
+"""How well a score separates two kinds of images: the area under the ROC curve, with intervals.
 
 The variance is DeLong's, a mean over the images of either kind; scipy and scikit-learn have the area, but neither its
 variance nor that of a difference of two scores on the same images.
@@ -40,7 +40,7 @@ def roc_area_interval(positive: np.ndarray, negative: np.ndarray, confidence: fl
 
     DeLong's variance gives an effective number of images, ``A (1 - A) / variance``, and the interval is Wilson's for
     a share of that many; where nothing overlaps and the variance is zero, for the number of the rarer kind. Above an
-    area of 0.99 it covers less than it says (docs/explanation/intervals.md).
+    area of 0.99 its coverage is below nominal (docs/explanation/intervals.md).
 
     Args:
         positive: scores of the images to be detected, at least two.
@@ -77,7 +77,7 @@ def roc_area_difference_interval(
         confidence: coverage of the interval.
 
     Returns:
-        The ends, by Student's t of DeLong's variance of the difference; infinite if no image changes its place.
+        The ends, by Student's t of DeLong's variance of the difference; infinite if no image changes its rank.
 
     Raises:
         ValueError: the numbers of images differ, there are fewer than two of one kind, or a score is NaN.

@@ -1,7 +1,8 @@
 """Write a smaller model to files that other programs can run.
 
 An exported program stores the structure of its inputs and outputs, and loads only where every class in it is known. So
-outputs in classes of a library, as those of Hugging Face, become plain dicts, and what is no tensor is left out.
+outputs in a library's own classes, such as Hugging Face's, become plain dicts, and values other than tensors are left
+out.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A layer that is linear in its weights computes ``u = W f + b``, where f is the patch that a convolution reads at a
 position, or the vector that a linear layer reads. GPT-2 stores the transpose of W. The rows of a batch are its
-positions. A convolution of an image has thousands of them, and neighbours are alike, so a random sample of positions,
+positions. A convolution of an image has thousands of them, and neighbours are similar, so a random sample of positions,
 drawn anew for each batch, determines the fit as well as all of them.
 """
 

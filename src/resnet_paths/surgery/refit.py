@@ -3,15 +3,15 @@
 A dropped block leaves an error in the stream, which every later block reads. Each remaining block ends in a layer that
 is linear in its weights, so the weights that bring the block's sum closest to the full network's solve normal
 equations: no labels, no gradient, no learning rate, and the shapes, keys and latency of the dropped model. The blocks
-are fitted in order, each on the output of the network repaired so far, so that later blocks also correct what earlier
-ones left over.
+are fitted in order, each on the output of the network repaired so far, so that later blocks also correct the errors
+that earlier ones leave.
 
 Sets are independent of each other, so a search refits several at once, in threads. Each thread works on a copy of the
 network; the full network's states, and the fits of single blocks that sets have in common, are shared.
 
-A fit to few images overfits. A stronger ridge is no cure: on the way between old and fitted weights it passes through
-weights worse than either. What helps is a *step* from the old weights towards the fitted ones. Its length, and so
-whether to repair at all, is chosen on held-out images by the divergence of the outputs from the full network's.
+A fit to few images overfits. A stronger ridge does not help: on the way between old and fitted weights it passes
+through weights worse than either. What helps is a *step* from the old weights towards the fitted ones. Its length, and
+so whether to repair at all, is chosen on held-out images by the divergence of the outputs from the full network's.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class _Solution:
 
 
 @dataclass(frozen=True, eq=False)
-class _Workplace:
+class _WorkingNetwork:
     """A copy of the network in which one set at a time is refitted."""
 
     net: UnrolledNetwork
@@ -231,7 +231,7 @@ class Refitter:
         self._arguments = net.segments.inputs
         self._norms = dict(foldable(net.segments.program))
         self._fits: OrderedDict[tuple[int, tuple[int, ...]], tuple[list[LayerFit], BlockFit]] = OrderedDict()
-        self._idle: list[_Workplace] = []
+        self._idle: list[_WorkingNetwork] = []
         self._lock = Lock()  # of the two above
         full = for_inference(net, dtype=_exact_type(net.model))
         with torch.inference_mode():
@@ -274,12 +274,12 @@ class Refitter:
         def outputs(dropped: Sequence[BlockRef] | BlockRef) -> torch.Tensor:
             indices = self.net.indices(dropped)
             solution = self._solved(indices)
-            with self._workplace() as place, torch.inference_mode():
+            with self._working_network() as working, torch.inference_mode():
                 try:
-                    put_folded(place.net.model, solution.fits, solution.step)
-                    return self._outputs(place, full, indices, solution.start)
+                    put_folded(working.net.model, solution.fits, solution.step)
+                    return self._outputs(working, full, indices, solution.start)
                 finally:
-                    put_folded(place.net.model, solution.fits, 0.0)
+                    put_folded(working.net.model, solution.fits, 0.0)
 
         return outputs
 
@@ -341,65 +341,70 @@ class Refitter:
     def _solved(self, indices: Sequence[int], steps: Sequence[float] | None = None) -> _Solution:
         """Fit all blocks that a set affects, and evaluate each step."""
         fits: list[LayerFit] = []
-        with self._workplace() as place, torch.inference_mode():
-            sites = place.sites.of(indices)
+        with self._working_network() as working, torch.inference_mode():
+            sites = working.sites.of(indices)
             start = min((site.block for site in sites), default=0)
-            run = DroppedRun(self._full, place.twins, self._gates(indices), start)
+            run = DroppedRun(self._full, working.twins, self._gates(indices), start)
             try:
-                blocks = tuple(self._fit_once(place, site, run, indices, fits) for site in sites)
+                blocks = tuple(self._fit_once(working, site, run, indices, fits) for site in sites)
                 divergences = {}
                 for step in (0.0, *self.settings.steps) if steps is None else steps:
-                    put_folded(place.net.model, fits, step)
-                    outputs = self._outputs(place, self._full_held_out, indices, start)
+                    put_folded(working.net.model, fits, step)
+                    outputs = self._outputs(working, self._full_held_out, indices, start)
                     divergences[step] = self._divergence(outputs)
                     if not fits:
                         break
             finally:
-                put_folded(place.net.model, fits, 0.0)
+                # The working copy goes back to the pool with its old weights, also after an error.
+                put_folded(working.net.model, fits, 0.0)
         return _Solution(tuple(fits), divergences, blocks, start)
 
     @contextmanager
-    def _workplace(self) -> Iterator[_Workplace]:
-        """A workplace that no other thread uses; made when there is none."""
+    def _working_network(self) -> Iterator[_WorkingNetwork]:
+        """A working copy that no other thread is using; created if all are taken."""
         with self._lock:
-            place = self._idle.pop() if self._idle else None
-        if place is None:
+            working = self._idle.pop() if self._idle else None
+        if working is None:
             with torch.inference_mode(False):
                 work = for_inference(self.net, dtype=_exact_type(self.net.model))
-            place = _Workplace(work, Twins(self._full.net, work), Sites(work.segments))
+            working = _WorkingNetwork(work, Twins(self._full.net, work), Sites(work.segments))
         try:
-            yield place
+            yield working
         finally:
             with self._lock:
-                self._idle.append(place)
+                self._idle.append(working)
 
     def _fit_once(
-        self, place: _Workplace, site: Site, run: DroppedRun, indices: Sequence[int], fits: list[LayerFit]
+        self, working: _WorkingNetwork, site: Site, run: DroppedRun, indices: Sequence[int], fits: list[LayerFit]
     ) -> BlockFit:
         """Fit one block, or reuse the fit of an earlier set that agrees up to here; add its layers to `fits`."""
+        # A fit depends on the dropped blocks up to its target and on no later ones, so sets that agree up to there
+        # share it.
         key = site.block, tuple(sorted(index for index in indices if index <= site.target))
         with self._lock:
             known = self._fits.get(key)
-        new, block = known or self._fit(place, site, run)
+        # Outside the lock: two threads that fit the same block at once waste time, but get the same numbers.
+        new, block = known or self._fit(working, site, run)
         with self._lock:
             self._fits[key] = new, block
             self._fits.move_to_end(key)
             while len(self._fits) > _REMEMBERED:
                 self._fits.popitem(last=False)
         fits += new
-        put_folded(place.net.model, new, 1.0)
+        put_folded(working.net.model, new, 1.0)
         return block
 
-    def _fit(self, place: _Workplace, site: Site, run: DroppedRun) -> tuple[list[LayerFit], BlockFit]:
+    def _fit(self, working: _WorkingNetwork, site: Site, run: DroppedRun) -> tuple[list[LayerFit], BlockFit]:
         """Fit one block in the working network, whose earlier blocks are already fitted."""
         name, target = self.net[site.block].name, self.net[site.target].name
+        # One generator per block, so that a fit is the same whichever blocks were fitted, or remembered, before it.
         generator = seeded(self.settings.seed + site.block)
         problem = BlockProblem(
-            place.net.segments, site, self.settings.rows_per_feature, self.fitted_images.count, generator
+            working.net.segments, site, self.settings.rows_per_feature, self.fitted_images.count, generator
         )
         reason = site.reason
         for number, x in self._full.batches() if not reason else ():
-            values = place.net.inside(run.state(number, x, site.block), branch=not site.dropped)
+            values = working.net.inside(run.state(number, x, site.block), branch=not site.dropped)
             if not problem.add(values, self._full.sum_at(number, x, site.target), self._full.counted(number)):
                 reason = problem.reason
                 break
@@ -418,9 +423,9 @@ class Refitter:
     def _gates(self, indices: Sequence[int]) -> list[float]:
         return [0.0 if index in set(indices) else 1.0 for index in range(len(self.net))]
 
-    def _outputs(self, place: _Workplace, full: FullRun, indices: Sequence[int], start: int) -> torch.Tensor:
+    def _outputs(self, working: _WorkingNetwork, full: FullRun, indices: Sequence[int], start: int) -> torch.Tensor:
         """The current working network's outputs on the images of a run of the full network."""
-        run = DroppedRun(full, place.twins, self._gates(indices), start)
+        run = DroppedRun(full, working.twins, self._gates(indices), start)
         return torch.cat([run.state(number, x, len(self.net)).value for number, x in full.batches()])
 
     def _of_model(self, model: nn.Module) -> float:

@@ -128,6 +128,7 @@ class BlockProblem:
         """Random positions of this batch among those that count, as many as its share of the rows."""
         layer = self._tails[0].term.layer
         features = 1 + sum(matrix_of(tail.term.layer).shape[1] for tail in self._tails)
+        # On the CPU, so that the same seed draws the same positions on every device.
         available = torch.arange(positions_of(layer, output), device="cpu")
         rows_per_position = 1
         if is_convolution(layer):

@@ -249,6 +249,7 @@ class Tail:
         channels = u.shape[axis]
         if not self._steps:
             return Readout(None, torch.ones(channels, dtype=u.dtype, device=u.device), torch.zeros_like(u))
+        # If the tail is a scale and an offset per element, zeros give the offset and ones the scale.
         offset = self._run(values, torch.zeros_like(u))
         factor = self._run(values, torch.ones_like(u)) - offset
         source = self._sources(values, u, offset, factor)
@@ -258,6 +259,7 @@ class Tail:
         channel = torch.arange(channels, device=u.device).view(shape).expand(u.shape).flatten()[source]
         scale = torch.zeros(channels, dtype=u.dtype, device=u.device)
         scale[channel] = factor.flatten()
+        # The probes assume such a map; the layer's own output tests the assumption.
         rebuilt = scale[channel] * u.flatten()[source] + offset.flatten()
         expected = values[self.term.end].flatten()
         near = 1e-3 if u.dtype == torch.float32 else 1e-8
@@ -270,9 +272,8 @@ class Tail:
         self, values: Values, u: torch.Tensor, offset: torch.Tensor, factor: torch.Tensor
     ) -> torch.Tensor | str:
         """Where each element of the term comes from, found by sending the elements' indices through, digit by digit."""
-        base = (
-            512  # small enough for a digit to survive float32 rounding in scales and offsets, large enough for few runs
-        )
+        # Small enough for a digit to survive float32 rounding in scales and offsets, large enough for few runs.
+        base = 512
         number = torch.arange(u.numel(), device=u.device).view(u.shape)
         source = torch.zeros(offset.shape, dtype=torch.int64, device=u.device)
         alive = factor != 0

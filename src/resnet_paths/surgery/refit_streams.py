@@ -85,6 +85,7 @@ class FullRun:
             self._states.append(states)
             self._sums.append(sums)
             batches = -(-self._inputs.count // self._batch_size)
+            # Extrapolated from the batches so far, so that states that will not all fit are given up early.
             if used * batches > memory * (number + 1):
                 self._states, self._sums = [], []
                 return False
@@ -111,6 +112,7 @@ class DroppedRun:
             return self._net.run(self._net.stem(x), self._gates, index)
         state = self._states.get(number)
         if state is None:
+            # Up to `start` both networks compute the same.
             state = self._twins(self._full.state(number, x, min(self._start, index)))
         state = self._net.run(state, self._gates, index)
         self._states[number] = state

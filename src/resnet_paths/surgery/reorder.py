@@ -136,7 +136,7 @@ def _modules(net: UnrolledNetwork, sources: list[int]) -> list[tuple[ModuleCall,
         if members[source] != replacements:
             names = ", ".join(f"{index} ({net[index].name})" for index in replacements)
             raise NotDroppableError(
-                f"expected the blocks of one module, in their order, for the places {indices} in {module.path}, got "
+                f"expected the blocks of one module, in their order, for the positions {indices} in {module.path}, got "
                 f"{names}; move the blocks of a module together"
             )
         pairs.append((module, source))

@@ -294,8 +294,8 @@ def _method(kind: type) -> Callable[[_Walk, Any], bytes]:
 def _of_plain(value: Any) -> bytes:
     """The fingerprint of a plain value; names and flags recur in every module, so theirs are remembered.
 
-    Only of Python's own types, whose equal values are the same: 0.0 equals -0.0, and an integer or a text of a class of
-    its own may equal another that differs, or have no hash.
+    Only of Python's own types, whose equal values are the same: 0.0 equals -0.0, and an integer or a string of a
+    subclass may equal another that differs, or have no hash.
     """
     short = type(value) in (str, bytes) and len(value) <= _REMEMBERED
     return _of_plain_once(value) if short or type(value) in (int, bool, type(None)) else _of_plain_now(value)

@@ -42,6 +42,7 @@ class Owners:
         """Whether the owner's sweep is still running."""
         if (os.getpid(), self.path, owner) in _held:
             return True
+        # A lock that can be taken belongs to no living process.
         if self._lock(owner):
             _unlock(self._descriptor(), owner)
             return False
@@ -62,6 +63,7 @@ class Owners:
         if key in _descriptors and not (
             os.path.exists(self.path) and os.path.samestat(os.stat(self.path), os.fstat(_descriptors[key]))
         ):
+            # Not closed: that would release the locks that this process's other sweeps hold on the deleted file.
             del _descriptors[key]
 
     def _descriptor(self) -> int:

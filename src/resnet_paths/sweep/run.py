@@ -1,6 +1,6 @@
 """The sweep: points -> executor -> journal -> result.
 
-A loop over points and a dictionary would do for an afternoon. This is for runs of hours on shared machines. Each point
+For small jobs, a loop over points and a dictionary would do. This is for runs of hours on shared machines. Each point
 is claimed before it is computed, so that several processes divide the points of one journal. It is written soon after,
 so that a kill costs little. The result is read back from the journal at the end, so that it is the same whoever
 computed the points.
@@ -129,7 +129,7 @@ def unfinished(
     seed: int = 0,
     version: str | None = None,
 ) -> list[int]:
-    """The points of a sweep whose values its journal does not hold yet, for whoever plans the time of what is left.
+    """The points of a sweep whose values its journal does not hold yet, for callers that plan the remaining time.
 
     Args:
         function: as for :func:`sweep`, like all others.

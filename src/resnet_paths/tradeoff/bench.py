@@ -1,7 +1,7 @@
 """Sets of blocks, repaired and measured: the functions that the sweep engine runs, point by point.
 
 They are functions of plain points and one context, so that a sweep can journal them: a search takes minutes to hours,
-and a plan that is started again continues with what was evaluated. What a set is worth is decided by model, images,
+and a plan that is started again continues with what was evaluated. The value of a set is determined by model, images,
 repair and metric, which `Bench` collects in one fingerprint.
 """
 
@@ -32,7 +32,7 @@ from .measures import Answers, answers
 from .repairs import Closed, Refits, Repairer, dropped_copy
 from .search import Set
 
-_TOGETHER = 512  # sets per point of a sweep: enough to share prefixes, few enough to lose little when it is stopped
+_TOGETHER = 512  # sets per point of a sweep: enough to share prefixes, few enough to lose little in a stop
 _REPAIRED_TOGETHER = 8
 """Sets per point where each is repaired: enough for the cores, and a set takes seconds, so a stop loses a minute."""
 

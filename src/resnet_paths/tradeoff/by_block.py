@@ -96,5 +96,5 @@ def latency_by_block(net: UnrolledNetwork, x: Any, *, seconds: float = 0.05) -> 
 
 
 def _time(piece: Any, x: Any, seconds: float) -> float:
-    """The median of a few rounds: no interval is wanted of a piece."""
+    """The median of a few rounds; a piece needs no interval."""
     return latencies_in_turn([lambda *_args, **_named: piece()], x, seconds=seconds, rounds=_ROUNDS)[0].median

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class _Counting:
-    """The dispatch of a mode. A class of its own, since torch wraps only what a mode defines itself."""
+    """The dispatch of a mode, in a separate class, since torch wraps only what a mode defines itself."""
 
     formulas: Mapping[Any, Callable[..., int]]
     flops: int

@@ -123,7 +123,7 @@ class BestState:
     Attributes:
         losses: held-out loss before the first step and after each epoch.
         errors: held-out error at the same times; for images without labels, the disagreement with the teacher; the
-            losses, if there are no classes to be right about.
+            losses, if there are no classes.
         kept: index of the state that the model has now: the one with the smallest loss among those with no more errors
             than the first; 0 is the original model.
     """

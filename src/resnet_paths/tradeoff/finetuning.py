@@ -1,6 +1,6 @@
 """Fine-tuned networks of a plan: that of one set, or those of successive sets while they reach the goal.
 
-Fine-tuning takes far longer than anything else in a plan. So it is put off as long as a repair alone is enough, and
+Fine-tuning takes far longer than anything else in a plan. So it is postponed as long as a repair alone is enough, and
 which networks are tested, and in which order, is decided without the images that certify.
 """
 

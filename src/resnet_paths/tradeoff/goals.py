@@ -105,7 +105,7 @@ class Rise:
 
     It is shown on held-out examples by :func:`~resnet_paths.statistics.rise_at_most`: where the metric is 0 or 1 on
     each example, by a score test; otherwise by Student's interval and the bootstrap-t, the wider of the two. These are
-    approximate: if a few examples in a thousand determine the mean, they promise too much. With `distribution_free`,
+    approximate: if a few examples in a thousand determine the mean, they are too optimistic. With `distribution_free`,
     the bound holds for any distribution (Maurer and Pontil 2009), but needs thousands of examples; it exists only for
     metrics that have a maximum and are means over examples.
 

@@ -1,4 +1,4 @@
-"""A model's answers to images, and what they are compared by."""
+"""A model's answers to images, and the measures by which they are compared."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Answers:
 
     @property
     def right(self) -> np.ndarray:
-        """Whether each answer is right, as 0.0 or 1.0; NaN if there are no classes to be right about."""
+        """Whether each answer is right, as 0.0 or 1.0; NaN if there are no classes."""
         if not self._are_classes or not self.data.labelled or self.data.targets is None:
             return np.full(len(self.data), np.nan)
         return right(self.logits, self.data.targets.cpu()).double().numpy()

@@ -43,7 +43,7 @@ class ImagesUsed:
         name: their origin.
         count: number of images.
         fingerprint: fingerprint of inputs and targets.
-        noun: what one of them is called, if they are no images.
+        noun: what one of them is called, if they are not images.
     """
 
     name: str
@@ -67,7 +67,7 @@ class DropPlan(Record):
         goal: the goal of the plan.
         search: how sets were searched.
         repair: how dropped networks are repaired.
-        split: how the images were divided (with weight 0 for roles that had images of their own).
+        split: how the images were divided (with weight 0 for roles that had their own images).
         clock: how latency was measured.
         images: the data of each role.
         adapted: whether the full network's batch-norm statistics were measured again first, because that alone made it
@@ -188,7 +188,7 @@ class DropPlan(Record):
         Args:
             model: the full model of the plan, or its network.
             images: the images passed to :func:`plan_drop`.
-            split: the plan's split, if it had images of its own.
+            split: the plan's split, if it had its own images.
             example_input: see :func:`resnet_paths.unroll`.
 
         Raises:
@@ -229,7 +229,7 @@ class DropPlan(Record):
                     got = "as many of that name that differ from them"
                 raise ValueError(
                     f"expected the {planned.nouns} to {role} that the plan used, {planned.count} of {planned.name}, "
-                    f"got {got}; pass the same {planned.nouns} (and split=, if it had {planned.nouns} of its own)"
+                    f"got {got}; pass the same {planned.nouns} (and split=, if it had its own {planned.nouns})"
                 )
 
     def to_pandas(self) -> pd.DataFrame:

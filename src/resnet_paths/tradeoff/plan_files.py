@@ -72,7 +72,7 @@ def read_plan(path: str | Path, kinds: Kinds) -> Any:
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
         if content.pop("format") != FORMAT:
-            raise ValueError("its format is another; plan again")
+            raise ValueError("it has another format; plan again")
         plan = _rebuilt(content, named)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)

@@ -128,7 +128,7 @@ def check_goal(goal: Goal, search: Search, roles: Mapping[str, InMemory]) -> Non
     """Check, before any work, that the data have the targets that the goal and the metrics need.
 
     Raises:
-        ValueError: they have not.
+        ValueError: they do not.
     """
     certify = roles["certify"]
     if not isinstance(certify, ImageData):
@@ -153,7 +153,7 @@ def check_goal(goal: Goal, search: Search, roles: Mapping[str, InMemory]) -> Non
 
 
 def _check_examples(goal: Goal, search: Search, data: InMemory) -> None:
-    """The same for examples that are no images."""
+    """The same for examples other than images."""
     kinds = target_kinds(data)
     wrong = data.labelled and "class" not in kinds if isinstance(goal, Disagreement) else "class" not in kinds
     if isinstance(goal, AccuracyDrop | Disagreement) and wrong:
@@ -357,6 +357,7 @@ class _Planner:
 
     def _judged(self, path_set: Set, scores: Scores, judge: Scores) -> Set:
         """The best set of this size according to the judge, among the best of the search."""
+        # Of nearly the same saving, so that judging does not give up the time that the search has saved.
         saved = scores.saved(path_set)
         candidates = [one for one in scores.known if len(one) == len(path_set) and scores.saved(one) >= 0.98 * saved]
         final = list(
@@ -370,6 +371,8 @@ class _Planner:
         goal = self.goal
         if not isinstance(goal, Latency) or point.share > goal.share:
             return point, False
+        # The number of timings is not known beforehand: errors of a half, a quarter, ... of the allowed one never
+        # exceed it in sum.
         self.anew += 1
         again = watch.time(point, 1 - (1 - goal.confidence) / 2**self.anew, longer=True)
         low, high = again.share_interval
@@ -391,10 +394,13 @@ class _Planner:
         return isinstance(goal, Count) and len(point.dropped) == goal.count
 
     def _decided(self, passes: list[bool]) -> bool:
+        # A sequence of tests ends with its first failure, a search for a latency or a count with its first success.
         return not passes[-1] if self._tests else passes[-1]
 
     def _chosen(self, passes: list[bool], measured: list[Measured]) -> int:
         if self._tests:
+            # The full network is measured first and always passes, so the number of passes is the index of the last
+            # one.
             return [*passes, False].index(False)
         if isinstance(self.goal, Latency):
             if True not in passes:

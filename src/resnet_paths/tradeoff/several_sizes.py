@@ -1,6 +1,6 @@
 """One model in several sizes: nested sets of dropped blocks, each with its own repair, selected at run time.
 
-What a device can spend on an answer varies with its battery, its temperature and its other work. Several networks of
+The time that a device can spend on an answer varies with its battery, temperature and load. Several networks of
 one family would have to be stored and loaded separately. Here each size is the same network with fewer blocks, and all
 sizes share the weights that their repairs leave unchanged.
 """

@@ -1,8 +1,8 @@
 """A claim of a paper, and how it is measured here.
 
-Each claim stands once, in the module of its paper: what the paper says, what must be seen, and the rule that decides.
-``resnet-paths reproduce`` measures it in a quick version; the studies under ``analysis/`` measure more images or train
-longer, and hand their results to the same rules.
+Each claim stands once, in the module of its paper: what the paper says, what must be observed, and the rule that
+decides. ``resnet-paths reproduce`` measures it in a quick version; the studies under ``analysis/`` measure more images
+or train longer, and hand their results to the same rules.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compare two kinds of networks over several training runs.
 
-Two of the papers compare trainings, and here they are short: of two networks at the beginning of their training the
-one that learns faster has the lower error, whatever becomes of them. So both must have learnt before they count.
+Two of the papers compare training runs, and here the runs are short: early in training the network that learns faster
+has the lower error, whichever ends up better. So a comparison counts only once both have learnt.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What claims are measured on: a network, images, and small twins; each is made once, on request.
+"""What claims are measured on: a network, images, and small twins, each created once, on request.
 
-Several claims need the same trainings and the same deletions, and a single claim needs few of them. The twins are
-small and train for some epochs, in seconds on one core, from the same initial values in the same order of images, so
-that what differs between them is what the paper changes.
+Several claims share
+training runs and deletions, and a single claim needs few of them. The twins are small and train for some epochs, in
+seconds on one core, from the same initial values in the same order of images, so that what differs between them is what
+the paper changes.
 """
 
 from __future__ import annotations

@@ -24,10 +24,10 @@ _EPOCHS, _SHALLOW, _DEEP = 10, 14, 26
 
 
 def _parameters(evidence: Evidence) -> Measured:
-    found = {depth: count_parameters(cifar_resnet(depth, seed=0)) / 1e6 for depth in _TABLE6}
-    text = listed([f"{depth} layers {value:.3g} M" for depth, value in found.items()])
-    agrees = all(abs(found[depth] - value) <= (0.005 if value < 1 else 0.05) for depth, value in _TABLE6.items())
-    return Measured(text, agrees, {f"depth_{depth}": value for depth, value in found.items()})
+    counts = {depth: count_parameters(cifar_resnet(depth, seed=0)) / 1e6 for depth in _TABLE6}
+    text = listed([f"{depth} layers {value:.3g} M" for depth, value in counts.items()])
+    agrees = all(abs(counts[depth] - value) <= (0.005 if value < 1 else 0.05) for depth, value in _TABLE6.items())
+    return Measured(text, agrees, {f"depth_{depth}": value for depth, value in counts.items()})
 
 
 def _degradation(evidence: Evidence) -> Measured:

@@ -1,8 +1,8 @@
 """How verdicts are reached: rules on plain numbers, so that tests can feed them data without an effect.
 
 A verdict has three values. Few seeds and few images often show nothing either way, and a rule with two values would
-call that a failed or, worse, a confirmed claim; each rule says what it takes to be decided, and how often it decides
-wrongly where there is no effect. Three seeds are the least with which Student's interval means anything.
+call that a failed or, worse, a confirmed claim. Each rule states what evidence it needs, and how often it decides
+wrongly where there is no effect. Student's interval is meaningful only from three seeds on.
 """
 
 from __future__ import annotations

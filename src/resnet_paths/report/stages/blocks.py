@@ -41,9 +41,9 @@ def run(subject: Subject, options: Options) -> Section:
     kinds = Counter(block.shortcut for block in net)
     total, inside = count_parameters(subject.model), sum(block.branch_parameters for block in net)
     fixed = [block.name for block in net if not block.droppable]
-    found = f"The model is a stem, {counted(len(net), 'residual block')} and a head: {power(2, len(net))} paths."
+    finding = f"The model is a stem, {counted(len(net), 'residual block')} and a head: {power(2, len(net))} paths."
     reading = [
-        found,
+        finding,
         "A block computes shortcut(x) + branch(x). Shortcuts: "
         + "; ".join(f"{count} {kind} ({_KINDS[kind]})" for kind, count in kinds.most_common())
         + ".",
@@ -54,7 +54,7 @@ def run(subject: Subject, options: Options) -> Section:
         reading.append(f"{counted(len(fixed), 'block')} cannot be dropped: {listed(fixed)} ({net[fixed[0]].reason}).")
     table = Table.of("blocks", "Blocks, from the input to the output", pd.DataFrame(rows))
     code = subject.code(f"{subject.setup}print(net)")
-    return Section((Part("Residual blocks", tuple(reading), tables=(table,), code=code),), (found,))
+    return Section((Part("Residual blocks", tuple(reading), tables=(table,), code=code),), (finding,))
 
 
 def effort(subject: Subject, options: Options) -> Effort:

@@ -38,17 +38,17 @@ def _of_classes(subject: Subject, data: InMemory) -> tuple[Part, list[str]]:
     classes = _by_class(data, right)
     warnings = [*_sample(right, subject), *_classes(classes, subject.data.nouns), *_accuracy(subject, right)]
     accuracy = float(right.mean())
-    found = (
+    finding = (
         f"{_model(subject)} classifies {percent(accuracy)} of {subject.counted(len(data))} of {data.name} correctly "
         f"(95 % interval {percent(low)} to {percent(high)})."
     )
     worst = classes.sort_values("accuracy", kind="stable").iloc[0]
     reading = (
-        found,
+        finding,
         f"Guessing the most frequent class would reach {percent(1 - subject.chance)}. The class with the lowest "
         f"accuracy is {worst['class']}: {percent(float(worst['accuracy']))} of its "
         f"{subject.counted(int(worst.iloc[1]))}.",
-        _what_can_be_told(accuracy, len(data), subject),
+        _precision(accuracy, len(data), subject),
     )
     table = Table.of("classes", "Accuracy by class", classes)
     return Part("What was examined", reading, tables=(table,)), warnings
@@ -61,11 +61,11 @@ def _of_metric(subject: Subject, data: InMemory) -> tuple[Part, list[str]]:
     values = evaluate_gates(subject.net, data, gates, metric_named(subject.metric)[1], **subject.study)[0]
     mean, (low, high) = float(values.mean()), interval(values) if len(values) > 1 else (math.nan, math.nan)
     examples = subject.counted(len(data))
-    found = (
+    finding = (
         f"The {measure.words} of {_model(subject)} is {value(mean)} on {examples} of {data.name} (95 % interval "
         f"{value(low)} to {value(high)})."
     )
-    reading = [found, f"{measure.meaning} Less is better."]
+    reading = [finding, f"{measure.meaning} Lower is better."]
     if constant is not None:
         reading.append(f"The best answer that is the same for all {data.nouns} would reach {value(constant)}.")
     reading.append(
@@ -93,13 +93,13 @@ def _model(subject: Subject) -> str:
 
 
 def _right(subject: Subject, data: InMemory) -> np.ndarray:
-    found = []
+    correct = []
     with torch.inference_mode():
         for start in range(0, len(data), subject.at_once):
             part = data.subset(slice(start, min(start + subject.at_once, len(data))))
             logits = subject.net(placed(part.x, subject.model)).cpu()
-            found.append(right(logits, _labels(part)).double())
-    return torch.cat(found).numpy()
+            correct.append(right(logits, _labels(part)).double())
+    return torch.cat(correct).numpy()
 
 
 def _labels(data: InMemory) -> torch.Tensor:
@@ -121,7 +121,7 @@ def _by_class(data: InMemory, right: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _what_can_be_told(accuracy: float, count: int, subject: Subject) -> str:
+def _precision(accuracy: float, count: int, subject: Subject) -> str:
     low, high = share_interval(accuracy, count)
     spread, nouns = (high - low) / 2, subject.data.nouns
     return (
@@ -159,26 +159,26 @@ def _accuracy(subject: Subject, right: np.ndarray) -> list[str]:
 
 def _overlap(subject: Subject) -> list[str]:
     """Examples that were used for training or for choosing blocks are not test examples."""
-    found, nouns = [], subject.data.nouns
+    warnings, nouns = [], subject.data.nouns
     own = list(subject.data.digests())
     inside = len(own) - len(set(own))
     if inside:
-        found.append(f"{subject.counted(inside)} of {subject.data.name} occur more than once.")
+        warnings.append(f"{subject.counted(inside)} of {subject.data.name} occur more than once.")
     if subject.training is None:
-        found.append(
+        warnings.append(
             f"No training {nouns} were given. Blocks to drop are chosen on one half of the {nouns} and reported on the "
             f"other. Whether the model was trained on these {nouns} cannot be checked."
         )
-        return found
+        return warnings
     known = set(subject.training.digests())
     shared = sum(digest in known for digest in own)
     if shared:
         effect = "accuracies are too high, damages too low" if subject.has_classes else "damages may be too low"
-        found.append(
+        warnings.append(
             f"{counted(shared, f'test {subject.noun}')} of {len(subject.data)} ({percent(shared / len(subject.data))}) "
             f"are also among the training {nouns}: {effect}."
         )
-    return found
+    return warnings
 
 
 def _repeats(subject: Subject, count: int) -> list[str]:
@@ -191,21 +191,21 @@ def _repeats(subject: Subject, count: int) -> list[str]:
         each = [some.subset(slice(place, place + 1)).x for place in range(len(some))]
         alone = torch.cat([subject.net(placed(one, subject.model)) for one in each])
     scale = float(first.abs().max()) or 1.0
-    found = []
+    warnings = []
     if float((first - again).abs().max()) > 1e-6 * scale:
-        found.append(
+        warnings.append(
             f"Non-deterministic: the same {nouns} give different {output} when run twice (by up to "
             f"{float((first - again).abs().max()):.2g}). Differences between deletions include this noise."
         )
     gap = float((first - alone).abs().max()) / scale
     if not gap <= 1e-3:
         article = "An" if noun[0] in "aeiou" else "A"
-        found.append(
+        warnings.append(
             f"{article} {noun}'s {output} depend on the other {nouns} in its batch (by up to {percent(gap)} of the "
             f"largest {output.removesuffix('s')}). Results therefore depend on the batch size and the order of the "
             f"{nouns}."
         )
-    return found
+    return warnings
 
 
 def effort(subject: Subject, options: Options) -> Effort:

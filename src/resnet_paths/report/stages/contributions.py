@@ -27,7 +27,7 @@ from ..words import block_name, listed, number, percent
 
 
 def run(subject: Subject, options: Options) -> Section:
-    """Direct contributions to the true class's logit, or to what else the outputs are, and the logit lens."""
+    """Direct contributions to the true class's logit, or to its counterpart for other outputs, and the logit lens."""
     count = subject.count(options["images"])
     goal = Explained.of(subject)
     parts = list(subject.batches(count, subject.together(_bytes(subject))))
@@ -51,12 +51,12 @@ def run(subject: Subject, options: Options) -> Section:
     total = float(frame["mean"].sum())
     order = blocks.sort_values("mean", ascending=False, kind="stable")
     top, against = [block_name(name) for name in order["source"]], blocks[blocks["mean"] < 0]
-    found = (
+    finding = (
         f"{goal.title} is {number(total)} on average. {block_name(order['source'].iloc[0], begins=True)} adds most to "
         f"it directly ({number(float(order['mean'].iloc[0]))})."
     )
     reading = (
-        found,
+        finding,
         f"Stem and biases contribute {number(float(frame['mean'].iloc[:2].sum()))}, the blocks together "
         f"{number(float(blocks['mean'].sum()))}; the remainder, not explained by the linear decomposition, is "
         f"{number(float(frame['mean'].iloc[2]))}. "
@@ -93,7 +93,7 @@ def run(subject: Subject, options: Options) -> Section:
         lens = _lens(_logit_lens(subject, [x for x, _, _ in parts]), targets.cpu(), subject)
     else:
         lens = _metric_lens(subject, count)
-    return Section((part, lens), (found,), _warnings(record.residual, bool(record.curved), goal.outputs))
+    return Section((part, lens), (finding,), _warnings(record.residual, bool(record.curved), goal.outputs))
 
 
 def _error(value: float) -> str:
@@ -164,15 +164,15 @@ def _lens(record: LogitLens, target: torch.Tensor, subject: Subject) -> Part:
 
 
 def _warnings(residual: float, curved: bool, outputs: str) -> tuple[str, ...]:
-    found = []
+    warnings = []
     if not residual < 1e-3:
-        found.append(f"The contributions differ from the {outputs} by {percent(residual)} of the largest.")
+        warnings.append(f"The contributions differ from the {outputs} by {percent(residual)} of the largest.")
     if curved:
-        found.append(
+        warnings.append(
             "Shortcuts or joins of this model are not piecewise linear. Contributions are linearised, and the rest "
             "is listed as remainder."
         )
-    return tuple(found)
+    return tuple(warnings)
 
 
 def _bytes(subject: Subject) -> float:

@@ -27,12 +27,12 @@ from ..words import number, percent
 def run(subject: Subject, options: Options) -> Section:
     """The largest and the smallest eigenvalue of the Hessian, and the spectral density."""
     part, extremes = _measured(subject, options)
-    found = (
+    finding = (
         f"The largest eigenvalue of the loss's Hessian is {number(extremes.largest)}, the smallest "
         f"{number(extremes.smallest)}; the ratio of their magnitudes is {number(extremes.ratio)} (a convex loss has "
         "no negative eigenvalue)."
     )
-    return Section((part,), (found,), _warnings(extremes, options, subject.noun))
+    return Section((part,), (finding,), _warnings(extremes, options, subject.noun))
 
 
 def _measured(subject: Subject, options: Options) -> tuple[Part, ExtremeEigenvalues]:
@@ -111,14 +111,14 @@ def _convex(extremes: ExtremeEigenvalues, nouns: str) -> str:
 
 
 def _warnings(extremes: ExtremeEigenvalues, options: Options, noun: str) -> tuple[str, ...]:
-    found = []
+    warnings = []
     if float(extremes.residuals.max()) > options["tolerance"]:
-        found.append(f"The extreme eigenvalues have errors of up to {percent(float(extremes.residuals.max()))}.")
+        warnings.append(f"The extreme eigenvalues have errors of up to {percent(float(extremes.residuals.max()))}.")
     if extremes.samples < 200:
-        found.append(
+        warnings.append(
             f"The Hessian is computed on only {counted(extremes.samples, noun)}; its eigenvalues vary with them."
         )
-    return tuple(found)
+    return tuple(warnings)
 
 
 _PRODUCT = 3.5  # gradients of the data for one product of several batches

@@ -37,8 +37,8 @@ def run(subject: Subject, options: Options) -> Section:
     )
     middle, value = record.quantiles((0.5,))[0], measure.value
     chance = subject.constant if subject.constant is not None and record.full < subject.constant else None
-    found = _found(record, middle, measure, subject.constant)
-    reading = (found, _smooth(record, middle, measure))
+    finding = _finding(record, middle, measure, subject.constant)
+    reading = (finding, _smooth(record, middle, measure))
     alt = (
         f"Median {measure.words} against the number of random blocks deleted: {value(record.full)} without deletion, "
         + ", ".join(f"{value(m)} without {c}" for c, m in zip(record.counts, middle, strict=True))
@@ -63,7 +63,7 @@ def run(subject: Subject, options: Options) -> Section:
             f"Each number of deleted blocks was drawn {options['draws']} times on {subject.counted(len(data))}, so "
             "the band is rough. A longer --budget draws more."
         )
-    return Section((Part("Several blocks deleted", reading, drawn, (by_number, table)),), (found,), tuple(warnings))
+    return Section((Part("Several blocks deleted", reading, drawn, (by_number, table)),), (finding,), tuple(warnings))
 
 
 def by_number_of(record: RandomDeletions) -> pd.DataFrame:
@@ -86,7 +86,7 @@ def chosen_counts(n: int, most: int | None) -> list[int]:
     return sorted({round(float(value)) for value in np.geomspace(1, n, most)})
 
 
-def _found(record: RandomDeletions, middle: np.ndarray, measure: Measure, constant: float | None) -> str:
+def _finding(record: RandomDeletions, middle: np.ndarray, measure: Measure, constant: float | None) -> str:
     """How far deletions go; of a share of answers with the number that costs at most five points."""
     if constant is None:
         return _ends(record, middle, measure)
@@ -115,7 +115,7 @@ def _within(record: RandomDeletions, middle: np.ndarray, measure: Measure) -> st
 
 
 def _ends(record: RandomDeletions, middle: np.ndarray, measure: Measure) -> str:
-    """The reading where no level without any learning is known."""
+    """The reading where the level of a constant answer is unknown."""
     first, last = int(record.counts[0]), int(record.counts[-1])
     return (
         f"The median {measure.words} goes from the full network's {measure.value(record.full)} to "
@@ -125,7 +125,7 @@ def _ends(record: RandomDeletions, middle: np.ndarray, measure: Measure) -> str:
 
 
 def _kept(record: RandomDeletions, middle: np.ndarray, measure: Measure, constant: float) -> str:
-    """The reading for a network that is no better than an answer that does not look at the input."""
+    """The reading for a network that is no better than a constant answer."""
     level = (
         f"chance, {measure.value(constant)}"
         if measure.name == "error"
@@ -158,7 +158,7 @@ def _smooth(record: RandomDeletions, middle: np.ndarray, measure: Measure) -> st
 
 
 def effort(subject: Subject, options: Options) -> Effort:
-    """Sets that lack many blocks have little to compute, and all share their first blocks."""
+    """Sets without many blocks need little computation, and all share their first blocks."""
     sets = len(chosen_counts(len(subject.net), options["counts"])) * options["draws"]
     return passes(1 + sets / 2, subject.count(options["images"]), subject.at_once) + Effort(seconds=1.0)
 

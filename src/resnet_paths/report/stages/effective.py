@@ -40,7 +40,7 @@ def run(subject: Subject, options: Options) -> Section:
     if not drawn.norms.any():
         raise NotApplicableError(no_gradient(subject))
     record = effective_paths(drawn)
-    found = (
+    finding = (
         f"Paths of {record.low} to {record.high} branches, {percent(record.path_share)} of all paths, carry "
         f"{percent(record.mass)} of the gradient. Weighted by gradient, the mean length is "
         f"{number(record.mean_length)}; over all paths it is {number(n / 2)}."
@@ -60,7 +60,7 @@ def run(subject: Subject, options: Options) -> Section:
     shares = Part(
         "Effective paths",
         (
-            found,
+            finding,
             "Each bar is the number of paths of that length times the mean gradient norm of one such path, as a "
             "share of the sum over all lengths (Veit et al. 2016, figure 6 c). When paths are added up they partly "
             "cancel; this is ignored here but included in the previous section.",
@@ -81,7 +81,7 @@ def run(subject: Subject, options: Options) -> Section:
         ),
         (table,),
     )
-    return Section((norms, shares), (found,), _warnings(record, options["draws"], subject.noun))
+    return Section((norms, shares), (finding,), _warnings(record, options["draws"], subject.noun))
 
 
 def _decay(record: EffectivePaths) -> tuple[str, ...]:
@@ -103,17 +103,17 @@ def _alt_norms(record: EffectivePaths) -> str:
 
 
 def _warnings(record: EffectivePaths, samples: int, noun: str) -> tuple[str, ...]:
-    found = []
+    warnings = []
     inside = slice(record.low, record.high + 1)
     relative = record.standard_error[inside] / np.maximum(record.norm[inside], np.finfo(float).tiny)
     if relative.max() > 0.2:
-        found.append(
+        warnings.append(
             f"Path sampling is noisy: with {samples} paths per length and {noun} the standard error reaches "
             f"{percent(float(relative.max()))} of the value within the effective range. A longer --budget draws more."
         )
     if np.isfinite(record.decay_fit) and record.decay_fit < 0.9:
-        found.append(f"An exponential fits the decay poorly (R² {record.decay_fit:.2f}).")
-    return tuple(found)
+        warnings.append(f"An exponential fits the decay poorly (R² {record.decay_fit:.2f}).")
+    return tuple(warnings)
 
 
 def _bytes(subject: Subject, options: Options) -> float:
@@ -122,7 +122,7 @@ def _bytes(subject: Subject, options: Options) -> float:
 
 
 def effort(subject: Subject, options: Options) -> Effort:
-    """A pass back, about as dear as one forward, for every length and draw."""
+    """One backward pass, about as expensive as a forward pass, for every length and draw."""
     if subject.loss is None:
         return Effort()
     images, each = subject.count(options["images"]), _bytes(subject, options)

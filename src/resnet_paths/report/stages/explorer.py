@@ -20,7 +20,7 @@ from ..subject import Subject
 from ..words import number, percent, points
 
 _LEAST_IMAGES = 50  # on which all sets are measured rather than some sets on more images
-_FEW = 6  # of so few blocks random sets would be as many
+_FEW = 6  # with so few blocks, there would be as many random sets
 
 
 def run(subject: Subject, options: Options) -> Section:

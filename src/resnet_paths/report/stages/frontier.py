@@ -36,12 +36,12 @@ from ..subject import Subject
 from ..words import block_name, listed, percent, points, seconds
 
 CONFIDENCE = 0.95
-_ROUNDS = 6  # the fewest that hold a median
+_ROUNDS = 6  # the smallest number with a meaningful median
 _CALLS = 4 + 2 * _ROUNDS  # of a network that is timed, however long it takes
 _FEWEST = 4  # images: two for each role
-_SHARE_OF_FULL = 0.05  # that a metric may rise by, if it may exceed 1 and nothing else is asked for
+_SHARE_OF_FULL = 0.05  # allowed rise of a metric that may exceed 1, unless another is given
 _NORMED_TOGETHER = 100  # images of a batch by whose statistics the search judges a set, whatever else fits the memory
-_UNSTEADY = 0.1  # of the time: an interval so wide is said
+_UNSTEADY = 0.1  # of the time: an interval at least this wide is mentioned
 
 
 def run(subject: Subject, options: Options) -> Section:
@@ -66,8 +66,8 @@ def run(subject: Subject, options: Options) -> Section:
     apart, terms = plan.images["certify"].count, Terms.of(plan, subject.measure)
     latencies = _latencies(plan, subject.noun)
     latency = latencies[plan.chosen]
-    found = found_of(plan, latency, terms)
-    reading = (found, *_details(plan, latency, subject, terms))
+    finding = found_of(plan, latency, terms)
+    reading = (finding, *_details(plan, latency, subject, terms))
     chosen = plan.point
     alt = (
         f"{terms.title} against latency as 0 to {len(plan.points) - 1} blocks are dropped: "
@@ -86,7 +86,7 @@ def run(subject: Subject, options: Options) -> Section:
     code = _code(subject, plan, options)
     part = Part(f"{terms.title} against latency", reading, drawn, (table,), code)
     headline = headline_of(plan, latency, len(subject.net), code, terms)
-    return Section((part,), (found,), _warnings(subject, plan, apart, most), headline, latencies)
+    return Section((part,), (finding,), _warnings(subject, plan, apart, most), headline, latencies)
 
 
 def goal_of(subject: Subject, data: InMemory) -> AccuracyDrop | Rise:
@@ -108,12 +108,12 @@ def goal_of(subject: Subject, data: InMemory) -> AccuracyDrop | Rise:
 
 def _unknown(plan: DropPlan) -> list[str]:
     """Columns of a plan that say nothing about examples without one class each."""
-    full, found = plan.points[0], []
+    full, columns = plan.points[0], []
     if math.isnan(full.accuracy):
-        found += ["plain", "accuracy", "accuracy_interval", "fall", "fall_at_most"]
+        columns += ["plain", "accuracy", "accuracy_interval", "fall", "fall_at_most"]
     if math.isnan(full.disagreement):
-        found += ["disagreement", "disagreement_at_most"]
-    return found
+        columns += ["disagreement", "disagreement_at_most"]
+    return columns
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Terms:
 
     @property
     def subject(self) -> str:
-        """The same with its article, which accuracy has none of."""
+        """The same with its article; accuracy has none."""
         return "accuracy" if self.measure is None else f"the {self.measure.words}"
 
     @property
@@ -225,7 +225,7 @@ def _split(subject: Subject, data: InMemory, training: InMemory | None, options:
 
 
 def _latencies(plan: DropPlan, noun: str) -> tuple[Latency, ...]:
-    """The times of all sets on the frontier, by which the whole page names them."""
+    """The times of all sets on the frontier, which the whole page quotes."""
     return tuple(
         Latency(
             tuple(point.dropped), plan.clock.batch, point.latency, plan.points[0].latency, point.share,
@@ -381,21 +381,21 @@ def _code(subject: Subject, plan: DropPlan, options: Options) -> str:
 
 
 def _warnings(subject: Subject, plan: DropPlan, apart: int, most: int) -> tuple[str, ...]:
-    found, nouns = list(plan.notes), subject.data.nouns
+    warnings, nouns = list(plan.notes), subject.data.nouns
     low, high = plan.point.share_interval
     if high - low > _UNSTEADY:
-        found.append(
+        warnings.append(
             f"Latency is unsteady: its 95 % interval ranges from {percent(low)} to {percent(high)} of the full "
             "network's. Other load on this machine, or too short a run."
         )
     if subject.training is None:
-        found.append(f"Blocks were chosen on one half of the {nouns} and judged on the other ({apart} {nouns}).")
+        warnings.append(f"Blocks were chosen on one half of the {nouns} and judged on the other ({apart} {nouns}).")
     if plan.chosen == most < len(subject.net):
         allowed = "accuracy drop" if isinstance(plan.goal, AccuracyDrop) else "rise"
-        found.append(
+        warnings.append(
             f"The search stopped at {most} dropped blocks, still within the allowed {allowed}: more may be droppable."
         )
-    return tuple(found)
+    return tuple(warnings)
 
 
 def effort(subject: Subject, options: Options) -> Effort:

@@ -39,12 +39,12 @@ def run(subject: Subject, options: Options) -> Section:
     top, total = int(norms.argmax()), float(np.median(record.total_norm.double().cpu().numpy()))
     n = int(record.lengths[-1])
     short = float(share[: n // 2].sum())
-    found = (
+    finding = (
         f"Paths through {counted(top, 'branch', 'branches')} (of {n}) carry the largest part of the gradient; all "
         f"paths shorter than {n // 2} together make up {percent(short)} of it."
     )
     reading = (
-        found,
+        finding,
         f"The median norm over {examples} is {number(norms[top])} at length {top} and "
         f"{number(total)} for the full gradient"
         + (
@@ -71,7 +71,7 @@ def run(subject: Subject, options: Options) -> Section:
     table = Table.of("gradient_by_length", f"Norm, share and cosine, {examples}", record.to_pandas())
     return Section(
         (Part("Norm by length", reading[1:], drawn, (table,)), _shares(record, by_length, (reading[0], reading[-1]))),
-        (found,),
+        (finding,),
         _warnings(record.residual),
     )
 
@@ -103,17 +103,17 @@ def _signs(share: np.ndarray, nouns: str) -> str:
 
 
 def _warnings(residual: float | None) -> tuple[str, ...]:
-    found = []
+    warnings = []
     if residual is not None and not residual < 1e-3:
-        found.append(
+        warnings.append(
             f"The sum over lengths differs from the ordinary gradient by {percent(residual)}: run in float64, or "
             "distrust this section."
         )
-    return tuple(found)
+    return tuple(warnings)
 
 
 def no_gradient(subject: Subject) -> str:
-    """Why a split says nothing where all gradients are zero."""
+    """Why there is nothing to split where all gradients are zero."""
     zero = f"the gradient of the loss {subject.start_words} is zero for all {subject.data.nouns}"
     return f"{zero}: there is nothing to split"
 
@@ -124,7 +124,7 @@ def _bytes(subject: Subject) -> float:
 
 
 def effort(subject: Subject, options: Options) -> Effort:
-    """A pass back for every length, on average over half of the blocks; branches are pulled back without autograd."""
+    """One backward pass per length, over half of the blocks on average; branches are pulled back without autograd."""
     if subject.loss is None:
         return Effort()
     n, images = len(subject.net), subject.count(options["images"])

@@ -30,14 +30,14 @@ def run(subject: Subject, options: Options) -> Section:
     order = np.argsort(-record.damage, kind="stable")
     worst, least = int(order[0]), int(order[-1])
     names, value, change = [block_name(name) for name in record.names], measure.value, measure.change
-    found = (
+    finding = (
         f"Deleting one block changes the {measure.words} from {value(record.full)} to between "
         f"{value(record.values.min())} and {value(record.values.max())}; {names[worst]} matters most "
         f"({change(record.damage[worst])})."
     )
     constant = subject.constant
     reading = (
-        f"{found} {block_name(record.names[least], begins=True)} matters least ({change(record.damage[least])}"
+        f"{finding} {block_name(record.names[least], begins=True)} matters least ({change(record.damage[least])}"
         + (f": the {measure.words} falls" if record.damage[least] < 0 else "")
         + f"); the median over the blocks is {change(float(np.median(record.damage)))}.",
         _told_apart(frame, record, subject.noun),
@@ -50,7 +50,7 @@ def run(subject: Subject, options: Options) -> Section:
         f"lowest {value(record.values.min())} without {names[least]}; {value(record.full)} without deletion."
     )
     chance = constant if measure.name == "error" else None
-    chance = chance if chance is not None and record.high.max() > chance / 3 else None  # else it presses the rest flat
+    chance = chance if chance is not None and record.high.max() > chance / 3 else None  # else it compresses the rest
     table = Table.of("lesion", f"{measure.title} after deleting one block", frame)
     values = marks(table, lambda row: f"{block_name(row['name'])}: {_interval(row, measure)}", y=measure.name)
     drawn = picture(lambda ax: plot_single_deletions(record, ax, chance=chance), alt, values)
@@ -58,7 +58,7 @@ def run(subject: Subject, options: Options) -> Section:
         f"{subject.setup}print(single_deletions(net, {subject.data_code}{subject.metric_code}).to_pandas())"
     )
     part = Part("One block deleted", reading, drawn, (table,), code)
-    return Section((part,), (found,), _warnings(record, subject.noun))
+    return Section((part,), (finding,), _warnings(record, subject.noun))
 
 
 def table_of(record: SingleDeletions, level: float = 0.05) -> pd.DataFrame:
@@ -85,7 +85,7 @@ def table_of(record: SingleDeletions, level: float = 0.05) -> pd.DataFrame:
 
 
 def _excludes_zero(record: SingleDeletions, level: float) -> np.ndarray:
-    """Which intervals of the damage do not contain zero; a single example tells nothing."""
+    """Which intervals of the damage do not contain zero; a single example is not informative."""
     if record.per_image.shape[1] < 2:
         return np.zeros(len(record.names), bool)
     low, high = record.damage_interval(1 - level)
@@ -132,7 +132,7 @@ def _told_apart(frame: pd.DataFrame, record: SingleDeletions, noun: str) -> str:
 
 
 def _against_chance(record: SingleDeletions, measure: Measure, chance: float) -> list[str]:
-    """Which deletions lose half of what the network has learnt; nothing for a network that has learnt nothing."""
+    """Which deletions lose half of what the network has learnt; empty for a network that has learnt nothing."""
     if measure.name != "error" and record.full >= chance:
         return []
     half, level = (record.full + chance) / 2, level_of(measure, chance)

@@ -36,8 +36,8 @@ def run(subject: Subject, options: Options) -> Section:
         raise NotApplicableError(str(reason)) from None
     frame = record.by_swaps()
     value = measure.value
-    found = _found(record, measure)
-    reading = (found, *_correlation(record, subject.counted(len(data)), subject.data.nouns, measure.words))
+    finding = _finding(record, measure)
+    reading = (finding, *_correlation(record, subject.counted(len(data)), subject.data.nouns, measure.words))
     rows = [f"{value(float(row['median']))} after {row['swaps']:.0f} swaps" for row in frame.to_dict("records")]
     alt = (
         f"{measure.title} of {len(record.orders)} orders against Kendall's tau with the original one; medians: "
@@ -56,10 +56,10 @@ def run(subject: Subject, options: Options) -> Section:
         "from resnet_paths.lesion import reorderings\n\n"
         f"{subject.setup}print(reorderings(net, {subject.data_code}{subject.metric_code}).by_swaps())"
     )
-    return Section((Part("Reordered blocks", reading, drawn, tables, code),), (found,), _warnings(record))
+    return Section((Part("Reordered blocks", reading, drawn, tables, code),), (finding,), _warnings(record))
 
 
-def _found(record: Reorderings, measure: Measure) -> str:
+def _finding(record: Reorderings, measure: Measure) -> str:
     least, most = int(record.swaps.min()), int(record.swaps.max())
     first, last = (float(np.median(record.values[record.swaps == count])) for count in (least, most))
     text = f"After {counted(least, 'random swap')} of blocks the median {measure.words} is {measure.value(first)} "

@@ -28,15 +28,15 @@ def run(subject: Subject, options: Options) -> Section:
     if subject.loss is None:
         raise NotApplicableError(subject.why_no_loss)
     parts, rough = _measured(subject, options, subject.loss)
-    found = (
+    finding = (
         f"On a random plane through the trained weights, the logarithm of the loss is convex at "
         f"{percent(rough.convex)} of the inner points."
     )
-    return Section(parts, (found,), _warnings(subject, subject.count(options["images"]), rough))
+    return Section(parts, (finding,), _warnings(subject, subject.count(options["images"]), rough))
 
 
 def _measured(subject: Subject, options: Options, loss_of: ExampleLoss) -> tuple[tuple[Part, Part], Roughness]:
-    steps = options["steps"] - (options["steps"] + 1) % 2  # an even number would pass by the trained weights
+    steps = options["steps"] - (options["steps"] + 1) % 2  # an even number would miss the trained weights
     coordinates = np.linspace(-options["reach"], options["reach"], steps)
     plane = [random_direction(subject.model, seed=2 * subject.seed + place) for place in (1, 2)]
     record = loss_surface(
@@ -114,14 +114,14 @@ def _usable(record: Surface) -> str:
 
 
 def _warnings(subject: Subject, examples: int, rough: Roughness) -> tuple[str, ...]:
-    found = [f"{ONE_PLANE} To compare models, use several planes (roughness_study)."]
+    warnings = [f"{ONE_PLANE} To compare models, use several planes (roughness_study)."]
     if rough.left_out:
-        found.append(
+        warnings.append(
             f"{counted(rough.left_out, 'inner point')} without finite neighbours are excluded from the roughness."
         )
     if examples < 200:
-        found.append(f"The loss is computed on only {subject.counted(examples)}.")
-    return tuple(found)
+        warnings.append(f"The loss is computed on only {subject.counted(examples)}.")
+    return tuple(warnings)
 
 
 _COPY = 2e-9  # seconds to move one weight along two directions

@@ -36,8 +36,10 @@ def run(subject: Subject, options: Options) -> Section:
     alone = block_values(net, data, method="leave-one-out", **common)
     players = sorted(np.argsort(-record.values, kind="stable")[: options["players"]].tolist())
     pairs = block_values(net, data, blocks=players, interactions=True, **common)
-    values, found = _values(record, alone, measure)
-    return Section((values, _interactions(pairs, measure.words)), (found,), _warnings(record, options["permutations"]))
+    values, finding = _values(record, alone, measure)
+    return Section(
+        (values, _interactions(pairs, measure.words)), (finding,), _warnings(record, options["permutations"])
+    )
 
 
 def _known(subject: Subject) -> Exploration | None:
@@ -62,7 +64,7 @@ def _values(record: BlockValues, alone: BlockValues, measure: Measure) -> tuple[
     words, value = measure.words, measure.amount
     order = np.argsort(-record.values, kind="stable")
     best = [block_name(record.names[index]) for index in order[:3]]
-    found = (
+    finding = (
         f"On average over all orders of adding the blocks, {best[0]} lowers the {words} most, by "
         f"{value(record.values[order[0]])} (its Shapley value)"
         + (f"; {listed(best[1:])} follow{'s' if len(best) == 2 else ''}." if len(best) > 1 else ".")
@@ -71,7 +73,7 @@ def _values(record: BlockValues, alone: BlockValues, measure: Measure) -> tuple[
     harmful = [block_name(name) for name, end in zip(record.names, high, strict=True) if end < 0]
     rank = float(spearman(record.values[None], alone.values[None])[0])
     reading = (
-        found,
+        finding,
         f"Without any block the {words} is {measure.value(record.empty)}, with all blocks "
         f"{measure.value(record.full)}. Add the blocks one by one, in random order: the Shapley value of a block is "
         f"the average decrease in {words} when it is added. The values of all blocks sum to the total decrease.",
@@ -89,7 +91,7 @@ def _values(record: BlockValues, alone: BlockValues, measure: Measure) -> tuple[
     table = Table.of("block_values", f"{title}, {how}", frame)
     tips = marks(table, lambda row: _tip(row, measure), y="value")
     drawn = picture(lambda ax: plot_block_values(record, ax), alt, tips)
-    return Part("Values", reading, drawn, (table,)), found
+    return Part("Values", reading, drawn, (table,)), finding
 
 
 def _tip(row: Mapping[str, Any], measure: Measure) -> str:
@@ -143,10 +145,10 @@ def _extremes(low: pd.Series, high: pd.Series) -> list[str]:
 
 def _pair_tips(record: BlockValues, table: Table) -> list[Mark]:
     """Each pair is drawn on both sides of the diagonal."""
-    place = {name: index for index, name in enumerate(record.names)}
+    index_of = {name: index for index, name in enumerate(record.names)}
     tips = []
     for index, row in enumerate(table.rows()):
-        one, other, value = place[str(row["one"])], place[str(row["other"])], float(row["interaction"])
+        one, other, value = index_of[str(row["one"])], index_of[str(row["other"])], float(row["interaction"])
         text, cell = (
             f"{_pair(row)}: {number(value)}",
             (table.name, index, "interaction"),

@@ -1,10 +1,9 @@
 /**
- * The evaluator: what a small network answers with any of its blocks deleted, computed where the page is read.
+ * The evaluator: the predictions of a small network with any of its blocks deleted, computed in the reader's browser.
  *
- * It does the operations that resnet_paths/network/arithmetic.py lists, one image at a time, on plain arrays in double
+ * It implements the operations that resnet_paths/network/arithmetic.py lists, one image at a time, on plain arrays in double
  * precision. Only the weights are rounded (to float16), so that its numbers are PyTorch's for the rounded network to many
- * digits; the page checks that before it believes them. It works in slices of a few milliseconds on the page's own
- * thread: a worker would need a hole in the page's policy, and one image takes a few milliseconds at most.
+ * digits; the page verifies this before it uses them. It works in slices of a few milliseconds on the page's own thread: a worker would need an exception in the page's security policy, and one image takes a few milliseconds at most.
  */
 
 const WORK_SLICE = 12; // milliseconds between two moments in which the page can answer a click
@@ -21,7 +20,7 @@ export async function inflated(text) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-/** Half-precision numbers; Float16Array is too young to count on. */
+/** Half-precision numbers; Float16Array is too recent to rely on. */
 export function halves(bytes) {
   const words = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2);
   return Float32Array.from(words, (word) => {
@@ -67,7 +66,7 @@ export function erf(x) {
   return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum;
 }
 
-// Operations: from the operation, the arrays that it reads and the operations that gave those to a new array
+// Operations: from the operation, the arrays that it reads and the operations that produced them, to a new array
 
 const OPERATIONS = {
   convolution: (step, [x], [from]) => convolved(step, x, from.shape),
@@ -89,7 +88,7 @@ const OPERATIONS = {
   ...Object.fromEntries(Object.keys(ACTIVATIONS).map((name) => [name, (step, [x]) => x.map(step.activation)])),
 };
 
-/** Operations of this page that are not its own: a page that was written by another version of the library. */
+/** Operations that this page does not implement: it was written by another version of the library. */
 export const unknownOperations = (operations) =>
   operations.map((step) => step.does).filter((does) => does !== "input" && !(does in OPERATIONS));
 
@@ -121,7 +120,7 @@ function linear({ weight, bias, shape }, x) {
   });
 }
 
-/** A convolution as products of its weights with the patches of the image, one group of channels after the other. */
+/** A convolution as products of its weights with the patches of the image, one group of channels after another. */
 function convolved(step, x, from) {
   const { groups, shape, packed, patches } = step;
   const out = new Float64Array(sizeOf(shape));
@@ -158,7 +157,7 @@ function copyPatches({ groups, stride, padding, dilation, kernel, shape }, x, [c
 
 /**
  * Each row of weights times each patch, in tiles of four by four whose sums stay in the processor's registers.
- * Weights and patches are filled up to whole tiles; what the filling gives is not written.
+ * Weights and patches are padded to full tiles; the padding's results are not written.
  */
 function multiply(weights, patches, { depth, shape, groups, bias }, group, out) {
   const rows = shape[0] / groups;
@@ -306,7 +305,7 @@ export class Evaluator {
     return at !== undefined && !kept[at];
   }
 
-  /** The logits of one image. Sums that no switch before them has changed are not computed again. */
+  /** The logits of one image. Sums that do not depend on a changed switch are not recomputed. */
   logits(image, kept, on, remember) {
     const known = this.kept[image];
     const values = [];
@@ -326,7 +325,7 @@ export class Evaluator {
     return values.at(-1);
   }
 
-  /** What an operation reads at these switches: the sum of a block that is off is its shortcut. */
+  /** The inputs of an operation at these switches: the sum of a block that is off is its shortcut. */
   reads(step, kept) {
     return this.isOff(step, kept) ? step.of.slice(0, 1) : step.of;
   }
@@ -340,11 +339,11 @@ export class Evaluator {
   }
 
   /**
-   * What the network answers with a set of blocks kept: {wrong, loss}, or null where it was stopped.
+   * The network's answers with a set of blocks kept: {wrong, loss}, or null if it was stopped.
    *
    * @param kept a boolean for each switch
    * @param signal an AbortSignal that stops it
-   * @param told is called now and then with the share that is done
+   * @param told is called regularly with the share that is done
    * @param remember whether the next set will resemble this one, rather than the one before
    */
   async ask(kept, { signal = null, told = () => {}, remember = true } = {}) {
@@ -378,7 +377,7 @@ export class Evaluator {
   }
 }
 
-/** The operations with their weights as arrays, and what a convolution needs beside. */
+/** The operations with their weights as arrays, and the buffers of convolutions. */
 function prepared(operations, numbers) {
   let at = 0;
   return operations.map((given) => {
@@ -393,7 +392,7 @@ function prepared(operations, numbers) {
   });
 }
 
-/** Weights by group, filled up to whole tiles, and room for the patches of one group. */
+/** Weights by group, padded to full tiles, and a buffer for the patches of one group. */
 function packConvolution(step) {
   const [outputs, channels, height, width] = step.tensors.weight;
   const rows = outputs / step.groups;
@@ -436,7 +435,7 @@ function crossEntropy(logits, label) {
   return most + Math.log(logits.reduce((sum, value) => sum + Math.exp(value - most), 0)) - logits[label];
 }
 
-/** Let the page draw and answer; unlike a timer, a message is not put off by 4 ms. */
+/** Let the page draw and answer; unlike a timer, a message is not delayed by 4 ms. */
 function pause() {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();

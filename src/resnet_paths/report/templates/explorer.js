@@ -1,5 +1,5 @@
 /**
- * The explorer: a network drawn as unrolled blocks, each a switch, and what it answers with any of them off.
+ * The explorer: a network drawn as unrolled blocks, each a switch, and its predictions with any of them off.
  *
  * One module (with evaluator.js before it) for two places. In a page it finds every `<div data-explorer="ID">` and mounts the explorer there, with the
  * data in `<script type="application/json" id="ID">`. In a notebook anywidget calls the default export's `render`.
@@ -16,15 +16,15 @@ const NEAREST = 20; // checked estimates that tell the error of another
 const NORMAL_95 = 1.959963984540054;
 const HOW = { measured: "measured", computed: "computed in this page", estimated: "estimated" };
 
-// Bytes; those of evaluator.js, which stands before this file in the same module, and these
+// Bytes: the helpers of evaluator.js, which precedes this file in the same module, and these
 
 const floats = (bytes) => new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
 const bitAt = (bytes, start, index) => (bytes[start + (index >> 3)] >> (index & 7)) & 1;
 
-// What the network answers
+// The network's answers
 
 /**
- * Answers for sets of blocks kept: measured where they were, estimated elsewhere, until one comes that was measured or
+ * Answers for sets of blocks kept: measured if available, otherwise estimated, until one arrives that was measured or
  * computed since. `how` says which. A set is an array of n booleans.
  */
 export class Answers {
@@ -66,7 +66,7 @@ export class Answers {
     return this.rows.get(this.keyOf(kept));
   }
 
-  /** What is known of a set: {how, wrong: booleans, errors, loss}; how is "measured", "computed" or "estimated". */
+  /** What is known about a set: {how, wrong: booleans, errors, loss}; how is "measured", "computed" or "estimated". */
   at(kept) {
     const row = this.rowOf(kept);
     if (row !== undefined) {
@@ -79,7 +79,7 @@ export class Answers {
     return this.guesses.get(key);
   }
 
-  /** Keep what was measured or computed since. */
+  /** Store what was measured or computed later. */
   add(kept, how, { wrong, loss }) {
     this.further.set(this.keyOf(kept), { how, wrong, errors: count(wrong), loss });
   }
@@ -104,7 +104,7 @@ export class Answers {
     return { how: "estimated", wrong, errors: count(wrong), loss: Math.exp(sums[this.images]) };
   }
 
-  /** For each number of blocks off, the measured row with the fewest errors (then the least loss), or undefined. */
+  /** For each number of blocks off, the measured row with the fewest errors (then the lowest loss), or undefined. */
   bestRows() {
     const best = [];
     for (let row = 0; row < this.sets; row++) {
@@ -122,14 +122,14 @@ export class Answers {
 const BITS = Uint8Array.from({ length: 256 }, (_, byte) => byte.toString(2).replaceAll("0", "").length);
 const count = (flags) => flags.reduce((sum, flag) => sum + flag, 0);
 
-/** Wilson's score interval, as resnet_paths.statistics.share_interval has it. */
+/** Wilson's score interval, as in resnet_paths.statistics.share_interval. */
 export function shareInterval(share, n, z = NORMAL_95) {
   const centre = (share + (z * z) / (2 * n)) / (1 + (z * z) / n);
   const half = (z / (1 + (z * z) / n)) * Math.sqrt((share * (1 - share)) / n + (z * z) / (4 * n * n));
   return [Math.max(0, Math.min(share, centre - half)), Math.min(1, Math.max(share, centre + half))];
 }
 
-// What the blocks cost, and the paths through them
+// The cost of the blocks, and the paths through them
 
 /** Shares of time, parameters and multiply-adds that are left. A block inside the branch of one that is off is off. */
 export function costs(data, isOff) {
@@ -176,7 +176,7 @@ const points = (share) => `${share > 0 ? "+" : share < 0 ? "\u2212" : ""}${Math.
 const grouped = (number) => number.toLocaleString("en-US");
 const SUPERSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
-/** A whole number: in full while it is short, a power of two as one, else by its first digits. */
+/** A whole number: in full if it is short, powers of two as such, otherwise its first digits. */
 export function large(number) {
   const text = grouped(number);
   if (number < 1_000_000n) return text;
@@ -265,7 +265,7 @@ export class Explorer {
       part("code", html("pre", { tabindex: 0, role: "region", "aria-label": "Code that drops these blocks" }, this.code), copy, this.copied),
       part(
         "panels",
-        part("panel", html("h3", {}, "Images that turn wrong"), this.turned),
+        part("panel", html("h3", {}, "Images that become misclassified"), this.turned),
         part("panel", html("h3", {}, "Path lengths"), this.lengths, this.lengthsRead),
         part("panel", html("h3", {}, "Classes"), this.classes),
       ),
@@ -300,7 +300,7 @@ export class Explorer {
 
   // drawing the network, whenever the width changes
 
-  /** Rows of blocks: a stage begins a row, and goes on in the next where the width ends. */
+  /** Rows of blocks: a stage starts a row, and continues in the next if it is too wide. */
   rows() {
     const stages = stagesOf(this.data.blocks);
     const inner = this.width - LEFT - 40;
@@ -397,7 +397,7 @@ export class Explorer {
     event.preventDefault();
   }
 
-  /** One stop for the Tab key: the block that had the focus last. */
+  /** A single tab stop: the block that had the focus last. */
   rove() {
     for (const [at, mark] of this.marks) mark.group.setAttribute("tabindex", at === this.focused ? 0 : -1);
   }
@@ -454,7 +454,7 @@ export class Explorer {
     this.refine();
   }
 
-  /** What switching off one block more would cost, which is known better while the source works. */
+  /** What switching off one more block would cost, which becomes more precise while the source computes. */
   showFurther(answer) {
     this.choice = this.cheapest();
     this.showBlocks(answer);
@@ -463,8 +463,7 @@ export class Explorer {
   }
 
   /**
-   * Ask the source for what was only estimated: the set shown, and then, if it works `ahead`, what each block more would
-   * leave. One question at a time; one that no longer matters is stopped.
+   * Ask the source for what was only estimated: the set shown, and then, if it works `ahead`, the set without each further block. One request at a time; one that is no longer needed is cancelled.
    */
   async refine() {
     const kept = this.source && this.unanswered();
@@ -487,7 +486,7 @@ export class Explorer {
     }
   }
 
-  /** The set to ask for next, or null: the one shown, then those with one block less, the best by estimate first. */
+  /** The set to request next, or null: the one shown, then those with one block less, the best estimate first. */
   unanswered() {
     const isGuess = (kept) => this.answers.at(kept).how === "estimated";
     if (isGuess(this.kept)) return this.kept;
@@ -501,12 +500,12 @@ export class Explorer {
     this.progress.value = done;
   }
 
-  /** What each switch that is on would leave if it were off too. */
+  /** The set left by each switch that is on, if it were off too. */
   after() {
     return this.kept.map((on, at) => (on ? this.answers.at(this.without(at)) : null));
   }
 
-  /** The block without which the fewest answers are wrong, then the least loss. */
+  /** The block whose deletion leaves the fewest wrong answers, then the lowest loss. */
   cheapest() {
     this.following = this.after();
     let best = null;
@@ -547,14 +546,14 @@ export class Explorer {
     const further = this.following.filter(Boolean);
     const known = further.filter((next) => next.how !== "estimated").length;
     const on = this.source?.ahead && known < further.length && answer.how !== "estimated";
-    const ahead = on ? ` Working out what each further block would cost: ${known} of ${further.length}.` : "";
+    const ahead = on ? ` Computing what each further block would cost: ${known} of ${further.length}.` : "";
     this.howRead.textContent = this.howSaid(answer.how) + ahead;
     this.progress.hidden = !(answer.how === "estimated" && this.willAnswer());
   }
 
   howSaid(how) {
     if (how === "measured") return "Measured with PyTorch.";
-    if (how === "estimated" && this.willAnswer()) return "An estimate; the answer is on its way.";
+    if (how === "estimated" && this.willAnswer()) return "An estimate; the answer is being computed.";
     if (how === "estimated") return `An estimate.${this.whyEstimated()}`;
     const { sets, answers, alike } = this.data.network.agreement;
     return (
@@ -589,7 +588,7 @@ export class Explorer {
     const time = total.seconds ? percent(left.seconds / total.seconds, 0) : "unknown";
     const alone = ["Latency", time, left.seconds / total.seconds, "of the sum of all blocks' times, each measured alone"];
     const of = (name) => `${percent(left[name] / (total[name] || 1), 0)} of ${short(total[name])}`;
-    // title, what is read, what it is exactly, what stands below
+    // title, headline value, exact value, note below
     const facts = {
       accuracy: ["Accuracy", percent(share), share, `${range} ${percent(low)} to ${percent(high)}; ${kind}`],
       loss: ["Loss", answer.loss.toPrecision(3), answer.loss, `nats; ${this.full.loss.toPrecision(3)} with all blocks`],
@@ -710,7 +709,7 @@ export class Explorer {
     const better = count(answer.wrong.map((wrong, image) => !wrong && this.full.wrong[image]));
     const shown = worse.filter((image) => this.data.pictures.places[image] !== undefined).slice(0, MOST_THUMBNAILS);
     const rest = worse.length > shown.length ? ` (${shown.length} shown)` : "";
-    const told = `${worse.length} of ${this.answers.images} turn wrong${rest}, ${better} turn right.`;
+    const told = `${worse.length} of ${this.answers.images} become wrong${rest}, ${better} become right.`;
     this.turned.replaceChildren(
       html("p", {}, answer.how === "estimated" ? `${told} An estimate.` : told),
       html("ul", {}, ...shown.map((image) => this.thumbnail(image))),
@@ -758,7 +757,7 @@ async function computeIn(explorer) {
   explorer.update();
 }
 
-/** The notebook's way in: the model's `data`, sets to be measured as messages, and the blocks that are off. */
+/** The entry point for notebooks: the model's `data`, sets to be measured as messages, and the blocks that are off. */
 export default {
   async render({ model, el }) {
     const waiting = new Map();

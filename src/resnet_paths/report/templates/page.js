@@ -1,5 +1,5 @@
 
-// The page around the explorer: the menu, tables that sort and filter, figures with values, printing.
+// The page around the explorer: the menu, tables that can be sorted and filtered, figures with values, printing.
 
 const WIDE = globalThis.matchMedia?.("(min-width: 1000px)");
 const LEAST_ROWS = 8; // fewer need no filter
@@ -15,7 +15,7 @@ function startMenu(menu) {
   markCurrent(menu);
 }
 
-/** The link of the section that is being read: of two beside each other, the one that was asked for. */
+/** The link of the section that is being read: of two side by side, the one that was selected. */
 function markCurrent(menu) {
   const links = new Map([...menu.querySelectorAll("a")].map((link) => [link.hash.slice(1), link]));
   const inView = new Set();
@@ -125,7 +125,7 @@ function startFigure(figure) {
   });
 }
 
-// A surface to turn.
+// A surface that can be rotated.
 
 const SCALE = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37]];
 const [WIDTH, HEIGHT, SIZE] = [420, 320, 140]; // its own units, which are scaled to the page
@@ -219,7 +219,7 @@ class Relief {
   }
 }
 
-/** What is folded away is printed, but for tables that nobody opened: their files have the numbers. */
+/** Collapsed parts are printed, except unopened tables: their files have the numbers. */
 function startPrinting() {
   let closed = [];
   addEventListener("beforeprint", () => {
@@ -236,7 +236,7 @@ if (globalThis.document?.querySelector("nav > details")) {
   document.querySelectorAll("main table:not(.facts)").forEach((table) => table.tHead && startTable(table));
   for (const figure of document.querySelectorAll("[data-surface]")) {
     new Relief(figure, JSON.parse(document.getElementById(figure.dataset.surface).textContent));
-    figure.after(html("p", { class: "hint" }, "Drag, or use the arrow keys, to turn it; point, or use Shift and the arrow keys, for values."));
+    figure.after(html("p", { class: "hint" }, "Drag, or use the arrow keys, to rotate it; hover, or use Shift and the arrow keys, for values."));
   }
   document.querySelectorAll(".drawn").forEach(startFigure);
   startPrinting();

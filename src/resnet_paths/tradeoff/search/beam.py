@@ -42,6 +42,7 @@ def _price(scores: Scores, before: Set, after: Set) -> tuple[bool, bool, float]:
         return (True, True, damage)
     if scores.costs is None or damage <= 0:
         return (False, scores.costs is not None and damage > 0, damage)
+    # The floor is for blocks whose time is too short to measure.
     return (False, True, damage / max(scores.saved(after) - scores.saved(before), 1e-6))
 
 

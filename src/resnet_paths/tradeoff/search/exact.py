@@ -21,7 +21,7 @@ class Exact(Options):
     """
 
     def path(self, scores: Scores, max_blocks: int) -> Iterator[Set]:
-        """The best sets, in order of what they save.
+        """The best sets, in order of their savings.
 
         Yields:
             The best set of a size, or for an amount of time.

@@ -85,7 +85,7 @@ class Scores:
 
 
 def thinned(scores: Scores, sets: Iterable[Set]) -> list[Set]:
-    """The Pareto front of evaluated sets in loss and time saved, in order of what they save."""
+    """The Pareto front of evaluated sets in loss and time saved, in order of time saved."""
     ordered = sorted(sets, key=lambda dropped: (-scores.saved(dropped), scores.rank(dropped), dropped))
     kept: list[Set] = []
     for dropped in ordered:
