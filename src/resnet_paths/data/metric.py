@@ -64,7 +64,7 @@ class ExampleMetric:
     ) -> torch.Tensor:
         """Each example's own mean over its positions that count, (examples,); its gradient reaches no other example.
 
-        Of a metric that is a mean over examples or positions (:func:`~resnet_paths.data.metrics.mean_metric`).
+        For metrics that are means over examples or positions (``metrics.mean_metric``).
         """
         parts = self.parts(outputs, targets, full, mask)
         return parts if parts.ndim == 1 else parts[:, 0] / parts[:, 1].clamp_min(1)

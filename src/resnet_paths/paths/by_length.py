@@ -116,7 +116,7 @@ def gradient_by_length(
         at: ``"input"``, or a block, for the gradient at its entry, whose paths run through that block and later ones.
             For parameters see :func:`parameter_gradients_by_length`.
         loss: ``"cross_entropy"``, ``"logit"``, or a metric by name such as ``"next_token_loss"`` or
-            ``"squared_error"`` (see :func:`~resnet_paths.data.metrics.metric_named`), each example's own mean over its
+            ``"squared_error"`` (see :func:`~resnet_paths.lesion.metric_named`), each example's own mean over its
             tokens, pixels or numbers; all summed over the batch, so that each example has a gradient of its own. Or a
             function of output and target that returns a scalar.
         max_length: keep only the lengths 0..max_length.
