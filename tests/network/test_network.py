@@ -405,6 +405,32 @@ def test_named_tuples_and_dataclasses_are_outputs(kind: type, example: torch.Ten
     assert torch.equal(net(x, [1.0, 0.0]), x + model.a(x))
 
 
+class Nested(NamedTuple):
+    fields: Fields
+    others: list[Any]
+
+
+class ReturnsNested(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> Nested:
+        x = x + self.a(x)
+        y = x + self.b(x)
+        return Nested(Fields(x, y), [y, {"again": Fields(y, x)}])
+
+
+@pytest.mark.parametrize("example", [None, torch.ones(2, 4)])
+def test_named_tuples_in_outputs_keep_their_class_after_a_drop(example: torch.Tensor | None) -> None:
+    model, x = ReturnsNested().eval(), torch.randn(3, 4)
+    smaller = pickle.loads(pickle.dumps(drop_blocks(model, [1], example_input=example)))
+    returned, hidden = smaller(x), x + model.a(x)
+    assert (type(returned), type(returned.fields), type(returned.others[1]["again"])) == (Nested, Fields, Fields)
+    for value in (returned.fields.hidden, returned.fields.logits, returned.others[0]):
+        assert torch.equal(value, hidden)
+
+
 class Conditioned(nn.Module):
     """A second input (a time step, a mask) enters every branch; `gates` is the literal network at gates."""
 

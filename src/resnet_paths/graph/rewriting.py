@@ -80,12 +80,20 @@ class _Writer:
             if call is not None and call not in written:
                 written.add(call)
                 self._call(call)
-        returned = self._mapped(self.plan.returned)
+        returned = self._constructed(self._mapped(self.plan.returned))
         if self.plan.site.record is not None:
             returned = self.graph.call_function(self.plan.site.record, (), returned)
         self.graph.output(returned)
         self.graph.lint()
         return self.graph
+
+    def _constructed(self, tree: Any) -> Any:
+        """A nest whose named tuples are calls of their classes: older PyTorch writes the name without its class."""
+        if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+            return self.graph.call_function(type(tree), tuple(map(self._constructed, tree)))
+        if isinstance(tree, (tuple, list)):
+            return type(tree)(map(self._constructed, tree))
+        return {key: self._constructed(item) for key, item in tree.items()} if isinstance(tree, dict) else tree
 
     # inputs
 
