@@ -465,3 +465,15 @@ def test_a_preview_waits_for_a_cell_that_has_values() -> None:
             progress=False,
         )  # fmt: skip
     assert not seen
+
+
+def test_flags_of_type_bool_give_the_same_surface_as_zeros_and_ones() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).eval()
+    x, flags = torch.randn(5, 3), torch.tensor([[1, 0], [0, 0], [1, 1], [0, 1], [1, 0]]).bool()
+    line = random_direction(model)
+    of = [
+        loss_surface(model, (x, targets), directions=line, x=[0, 1], progress=False)
+        for targets in (flags, flags.float())
+    ]
+    assert of[0].loss == of[1].loss == "multilabel_loss"
+    np.testing.assert_array_equal(of[0].values["loss"], of[1].values["loss"])

@@ -14,7 +14,7 @@ import torch
 
 from record_checks import check_record, same
 from resnet_paths import gradient_by_length, load_data, load_model, path_lengths, unroll
-from resnet_paths.paths import LengthDistribution
+from resnet_paths.paths import LengthDistribution, block_contributions, logit_lens
 from resnet_paths.records import Record, load_record
 from resnet_paths.tradeoff import StatisticsGap
 
@@ -163,3 +163,14 @@ def test_notebooks_show_pictures_and_leave_no_figure_open(small_checkpoint) -> N
     for record in (path_lengths(5), gradient_by_length(net, data.x, data.labels)):
         assert '<img alt="' in record._repr_html_()
     assert not pyplot.get_fignums()
+
+
+def test_an_output_of_one_number_per_example_has_no_dimension_of_classes() -> None:
+    lone = torch.nn.Sequential(load_model("embedded"), torch.nn.Linear(10, 1), torch.nn.Flatten(0)).eval()
+    x = load_data("digits", limit=2).x
+    split = block_contributions(unroll(lone, x), x)
+    assert split.output.shape == (2,)
+    assert split.to_xarray()["contributions"].dims == ("source", "example")
+    assert split.to_xarray()["output"].dims == ("example",)
+    with pytest.raises(ValueError, match="for probabilities, got \\(2,\\); read the outputs"):
+        _ = logit_lens(unroll(lone, x), x).probabilities

@@ -322,7 +322,7 @@ def _telling(data: InMemory) -> slice | list[int]:
     targets = data.targets
     if targets is None or targets.is_floating_point() or len(targets) < 2:
         return slice(0, 2)
-    rows = targets.reshape(len(targets), -1)
+    rows = targets.reshape(len(targets), -1).long()  # flags too, of which torch finds no smallest
     return [int(rows.amin(1).argmin()), int(rows.amax(1).argmax())] if rows.shape[1] else slice(0, 2)
 
 

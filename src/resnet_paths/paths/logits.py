@@ -113,7 +113,16 @@ class LogitLens(Record):
 
     @property
     def probabilities(self) -> torch.Tensor:
-        """Softmax over the classes, (n + 1, batch, classes)."""
+        """Softmax over the classes, (n + 1, batch, classes).
+
+        Raises:
+            ValueError: the model's output has no dimension of classes, (batch,).
+        """
+        if self.logits.ndim < 3:
+            raise ValueError(
+                f"expected an output (batch, classes) for probabilities, got {tuple(self.logits.shape[1:])}; "
+                "read the outputs themselves in logits"
+            )
         return self.logits.softmax(-1)
 
     def accuracy(self, target: torch.Tensor) -> torch.Tensor:

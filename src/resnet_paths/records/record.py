@@ -150,12 +150,16 @@ def labelled_arrays(
 
 
 def _named(declared: str, value: Any) -> list[str]:
-    """The dimensions of an array, with names for those that ``...`` stands for."""
+    """The dimensions of an array, with names for those that ``...`` stands for.
+
+    Of names after it, an array has as many as it has dimensions left: an output of one number has no ``class``.
+    """
     names = declared.split()
     if "..." not in names:
         return names
     at, further = names.index("..."), as_array(value).ndim - len(names) + 1
-    return [*names[:at], *(f"axis_{axis}" for axis in range(further)), *names[at + 1 :]]
+    last = names[at + 1 :][: max(len(names) - 1 + further - at, 0)]
+    return [*names[:at], *(f"axis_{axis}" for axis in range(further)), *last]
 
 
 def _facts(record: Any, left_out: set[str], prefix: str = "") -> dict[str, Any]:
