@@ -15,6 +15,7 @@ import torch
 from record_checks import check_record, same
 from resnet_paths import gradient_by_length, load_data, load_model, path_lengths, unroll
 from resnet_paths.paths import LengthDistribution, block_contributions, logit_lens
+from resnet_paths.plot import plot_logit_lens
 from resnet_paths.records import Record, load_record
 from resnet_paths.tradeoff import StatisticsGap
 
@@ -172,5 +173,12 @@ def test_an_output_of_one_number_per_example_has_no_dimension_of_classes() -> No
     assert split.output.shape == (2,)
     assert split.to_xarray()["contributions"].dims == ("source", "example")
     assert split.to_xarray()["output"].dims == ("example",)
-    with pytest.raises(ValueError, match="for probabilities, got \\(2,\\); read the outputs"):
-        _ = logit_lens(unroll(lone, x), x).probabilities
+    lens = logit_lens(unroll(lone, x), x)
+    assert lens.probabilities is None
+    assert set(lens.to_xarray()) == {"logits"}
+    with pytest.raises(ValueError, match="read the outputs themselves in logits"):
+        lens.accuracy(torch.tensor([0, 0]))
+    column = logit_lens(unroll(lone[:-1].eval(), x), x)
+    assert column.probabilities is None
+    with pytest.raises(ValueError, match="expected scores of several classes"):
+        plot_logit_lens(column)

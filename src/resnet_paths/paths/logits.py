@@ -26,6 +26,9 @@ from .forward_pass import ForwardPass, pass_of_values
 PARTS = ("stem", "bias", "remainder")
 
 
+_OUTPUTS = "; read the outputs themselves in logits"
+
+
 @dataclass(frozen=True, eq=False)
 class LogitsByLength(Record):
     """The network's output as a sum over path lengths.
@@ -112,22 +115,16 @@ class LogitLens(Record):
     source: Provenance = field(repr=False)
 
     @property
-    def probabilities(self) -> torch.Tensor:
-        """Softmax over the classes, (n + 1, batch, classes).
+    def probabilities(self) -> torch.Tensor | None:
+        """Softmax over the last axis, (n + 1, batch, classes), or of each token, (n + 1, batch, tokens, classes).
 
-        Raises:
-            ValueError: the model's output has no dimension of classes, (batch,).
+        None for outputs of another form: one number per example, or maps.
         """
-        if self.logits.ndim < 3:
-            raise ValueError(
-                f"expected an output (batch, classes) for probabilities, got {tuple(self.logits.shape[1:])}; "
-                "read the outputs themselves in logits"
-            )
-        return self.logits.softmax(-1)
+        return self.logits.softmax(-1) if self.logits.ndim in (3, 4) and self.logits.shape[-1] > 1 else None
 
     def accuracy(self, target: torch.Tensor) -> torch.Tensor:
         """The accuracy on the batch after each block, (n + 1,)."""
-        return (self.logits.argmax(-1) == check_target(self.logits[0], target)).double().mean(1)
+        return (self.logits.argmax(-1) == check_target(self.logits[0], target, _OUTPUTS)).double().mean(1)
 
 
 @checked

@@ -239,11 +239,16 @@ def plot_logit_lens(
         target: class indices (batch,); None: the network's own prediction.
         ax: draw here.
         **look: label, color, title and legend; see :class:`Look`.
+
+    Raises:
+        ValueError: the outputs are not scores of several classes, (batch, classes).
     """
     what = "target" if target is not None else "final prediction"
     target = record.logits[-1].argmax(-1) if target is None else target
     accuracy = record.accuracy(target).cpu()  # checks the target too
     frame = Frame(ax, (max(6.0, 0.32 * len(record.blocks)), 4), **look)
+    if record.probabilities is None:
+        raise ValueError("expected scores of several classes, got one output per example; plot its logits yourself")
     probability = record.probabilities.double().cpu()
     of_target = probability[:, torch.arange(len(target), device="cpu"), target.cpu()].numpy()
     places = frame.places(record.blocks)

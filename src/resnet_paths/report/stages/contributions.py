@@ -135,7 +135,8 @@ def _metric_lens(subject: Subject, count: int) -> Part:
 
 
 def _lens(record: LogitLens, target: torch.Tensor, subject: Subject) -> Part:
-    probability = record.probabilities.double().cpu()[:, torch.arange(len(target), device="cpu"), target].numpy()
+    every = record.logits.double().softmax(-1).cpu()
+    probability = every[:, torch.arange(len(target), device="cpu"), target].numpy()
     accuracy = record.accuracy(target.to(record.logits.device)).cpu().numpy()
     frame = pd.DataFrame({"after": record.blocks, "probability": probability.mean(1), "accuracy": accuracy})
     enough = np.flatnonzero(accuracy >= 0.9 * accuracy[-1])
