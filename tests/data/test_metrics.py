@@ -209,7 +209,7 @@ def test_wrong_shapes_and_labels_are_refused_in_one_line() -> None:
 
 @pytest.mark.parametrize("labels", [[0, 1, 1], [0, 2, 5], [-3, 0, 0]])
 def test_whole_numbers_for_one_output_are_told_as_numbers(labels: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"one output and integer targets .*; pass metric='multilabel_error'") as told:
+    with pytest.raises(ValueError, match=r"one output and integer targets .*; pass the metric") as told:
         METRICS["loss"](torch.zeros(3, 1), torch.tensor(labels), torch.zeros(3, 1))
     assert "images" not in str(told.value)
 

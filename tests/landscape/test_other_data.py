@@ -444,7 +444,7 @@ def test_class_numbers_that_a_model_has_no_outputs_for_are_refused_in_a_line() -
     with pytest.raises(ValueError, match="labels below 1, the number of the model's outputs"):
         curvature_operator(model, (x, labels), parameters=["3.bias"]).dense()
     previews: list[object] = []
-    with pytest.raises(ValueError, match="a model with one output and integer targets from 0 to 1; pass metric="):
+    with pytest.raises(ValueError, match="a model with one output and integer targets from 0 to 1; pass the metric"):
         loss_surface(
             model, (x, labels), directions=random_direction(model), x=[0.0, 0.5, 1.0], preview=previews.append,
             progress=False,

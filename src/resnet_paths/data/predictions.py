@@ -46,8 +46,8 @@ def check_labels(logits: torch.Tensor, labels: torch.Tensor) -> None:
     if labels is not None and logits.ndim < 3 and logits[:1].numel() == 1 and bool((labels != 0).any()):
         raise ValueError(
             f"expected a logit for each class, got a model with one output and integer targets from "
-            f"{int(labels.min())} to {int(labels.max())}; pass metric='multilabel_error' for zeros and "
-            "ones (or bool targets), 'squared_error' for numbers (or floats)"
+            f"{int(labels.min())} to {int(labels.max())}; pass the metric 'multilabel_error' for zeros "
+            "and ones (or bool targets), 'squared_error' for numbers (or floats)"
         )
     if labels is None or logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.is_floating_point():
         got = "no labels" if labels is None else f"{tuple(labels.shape)} of {labels.dtype}"

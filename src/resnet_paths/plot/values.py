@@ -11,6 +11,7 @@ from matplotlib.font_manager import FontProperties
 from ..arguments import checked
 from ..lesion import BlockInteractions, BlockValues
 from ..paths import BlockContributions
+from ._axes import metric_label
 from ._fitting import text_width
 from ._frame import Frame, Look, marker, thin
 from ._style import ink, literal, signed_shades
@@ -39,7 +40,7 @@ def plot_block_values(record: BlockValues, ax: Axes | None = None, **look: Unpac
         )
     frame.zero()
     title = f"{literal(record.source.name)}, bars: standard error"
-    return frame.done(title, x="block", y=f"{record.method.capitalize()} value: fall of the {record.metric}")
+    return frame.done(title, x="block", y=f"{record.method.capitalize()} value: fall of {metric_label(record.metric)}")
 
 
 def pair_values(record: BlockValues | BlockInteractions) -> tuple[np.ndarray, str]:
