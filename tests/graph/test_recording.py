@@ -496,6 +496,17 @@ def test_a_model_that_fails_at_another_batch_size_is_told_so() -> None:
         record(Two(), torch.randn(2, 4))
 
 
+def test_an_exported_program_of_one_batch_size_is_told_how_to_be_exported() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval()
+    program = torch.export.export(model, (torch.randn(5, 4),)).module()
+    with pytest.raises(TraceError, match=r"a row more.*export it with a dynamic batch size"):
+        record(program, torch.randn(5, 4))
+    open_program = torch.export.export(
+        model, (torch.randn(5, 4),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    ).module()
+    assert record(open_program, torch.randn(5, 4)).graph is not None
+
+
 def test_compiled_functions_are_followed_and_stay_compiled() -> None:
     compiled: list[torch.fx.GraphModule] = []
 

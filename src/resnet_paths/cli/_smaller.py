@@ -53,8 +53,8 @@ model = drop_blocks(your_model, {listed}, example_input=inputs)
 model.load_state_dict(load_file("model.safetensors"))
 ```
 
-`resnet-paths report --model {folder}` analyses it. `torch.save(model, "model.pt")` saves the entire module, in a file
-that loads wherever your class can be imported.
+`resnet-paths report --model {folder}` analyses it. `torch.save(model, "model.pt")` saves the entire module if yours can
+be pickled, in a file that loads wherever your class can be imported.
 """
 
 _PROGRAM = """\

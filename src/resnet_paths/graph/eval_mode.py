@@ -19,7 +19,7 @@ def check_eval(model: nn.Module) -> None:
     Example:
         >>> check_eval(nn.Linear(2, 2).eval())
     """
-    exported = [part for part in model.modules() if isinstance(part, fx.GraphModule) and _is_exported(part)]
+    exported = exported_parts(model)
     if any(_trains(node) for module in exported for node in module.graph.nodes):
         raise UnrollError(
             "expected a model that was exported in eval mode, got one with batch norm or dropout as in training; call "
@@ -39,9 +39,9 @@ def _training(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in model.named_modules() if module.training)
 
 
-def _is_exported(module: fx.GraphModule) -> bool:
-    """Whether a module is an exported program, whose mode is part of its operations: its eval() only refuses."""
-    return "eval" in vars(module)
+def exported_parts(model: nn.Module) -> list[fx.GraphModule]:
+    """The modules that are exported programs, whose mode is part of their operations: their eval() only refuses."""
+    return [part for part in model.modules() if isinstance(part, fx.GraphModule) and "eval" in vars(part)]
 
 
 def _trains(node: fx.Node) -> bool:

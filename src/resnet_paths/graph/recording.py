@@ -31,6 +31,7 @@ from .batch_size import with_batch_size
 from .custom_functions import CustomFunction, kept_whole
 from .dataflow import ancestors
 from .errors import TraceError
+from .eval_mode import exported_parts
 from .held_values import HeldTensors, Reads, version
 from .hooks import PostHooks, PreHooks
 from .in_place import AS_OPERATORS, with_item, without_change
@@ -580,7 +581,8 @@ def _one_run(
             except Exception as error:
                 problem = problem or error
     given = "the example" if other is torch.clone else "the example with a row more, on which it is recorded too"
-    raise TraceError(f"the model fails on {given}: {type(problem).__name__}: {problem}") from problem
+    advice = "; export it with a dynamic batch size (dynamic_shapes)" if exported_parts(model) else ""
+    raise TraceError(f"the model fails on {given}: {type(problem).__name__}: {problem}{advice}") from problem
 
 
 def record(model: nn.Module, example: Any) -> Program:

@@ -34,10 +34,11 @@ def drop_blocks(
     stays: classes (``isinstance``), attributes, methods, hooks, the keys of all that is kept. Half of a module with two
     blocks (a transformer layer's attention) can be dropped too.
 
-    The smaller model can be pickled, and loads wherever the model's own classes can be imported, even without this
-    library. It copies, compiles, exports and trains like any model. Arguments that a changed module passes on to its
-    submodules (masks, caches) may have any value. An argument that decided what the module does (a flag, a mask that
-    it compares with None) must be as in the traced run, otherwise the module raises a ``ValueError`` that names it.
+    The smaller model can be pickled if the model can, and loads wherever the model's own classes can be imported, even
+    without this library. It copies, compiles, exports and trains like any model. Arguments that a changed module passes
+    on to its submodules (masks, caches) may have any value. An argument that decided what the module does (a flag, a
+    mask that it compares with None) must be as in the traced run, otherwise the module raises a ``ValueError`` that
+    names it.
     Whatever a branch returned besides its sum (attention maps) is returned as None.
 
     Args:
