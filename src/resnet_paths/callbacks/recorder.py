@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..arguments import Range, checked
+from ..graph.inputs import placed
 from ..graph.preserve import preserved
 from ..graph.trees import map_leaves
 from ..network import BlockRef, UnrolledNetwork, unroll
@@ -96,7 +97,7 @@ class PathRecorder:
         self._options: dict[str, Any] = {"at": at, "loss": loss, "draws": draws, "seed": seed}
         self._loggers = tuple(loggers)
         with _in_eval_mode(model):
-            self._net: UnrolledNetwork = unroll(model, _moved(x, model))
+            self._net: UnrolledNetwork = unroll(model, placed(x, model))
         self._measured(0)
 
     def record(self, step: int | None = None) -> PathStatistics:
@@ -115,7 +116,7 @@ class PathRecorder:
 
     def _measured(self, step: int) -> PathStatistics:
         with _in_eval_mode(self._model):
-            x, target = _moved(self._x, self._model), _moved(self._target, self._model, keep_dtype=True)
+            x, target = placed(self._x, self._model), _on_its_device(self._target, self._model)
             return path_statistics(self._net, x, target, step=step, **self._options)
 
     @contextmanager
@@ -159,14 +160,7 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _moved(value: Any, model: nn.Module, keep_dtype: bool = False) -> Any:
-    """The tensors of a value on the model's device, floating-point ones in its dtype."""
-    parameter = next(model.parameters())
-
-    def moved(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return leaf
-        floats = leaf.is_floating_point() and not keep_dtype
-        return leaf.to(parameter.device, parameter.dtype if floats else None)
-
-    return map_leaves(value, moved)
+def _on_its_device(target: Any, model: nn.Module) -> Any:
+    """A target of any form on the model's device, in the dtype that it came in."""
+    device = next(model.parameters()).device
+    return map_leaves(target, lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf)

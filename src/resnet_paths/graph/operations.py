@@ -156,6 +156,11 @@ def is_concatenation(node: fx.Node) -> bool:
     return node.op == "call_function" and target_of(node) in {torch.cat, torch.concat, torch.concatenate}
 
 
+def is_stack(node: fx.Node) -> bool:
+    """Whether a node stacks values along a new axis."""
+    return _calls(node, _STACKS)
+
+
 _OTHER_SUMS = spellings(
     "addmm", "addmv", "addbmm", "baddbmm", "addr", "addcdiv", "index_add", "scatter_add", "scatter_reduce",
     "_foreach_add",
@@ -171,7 +176,7 @@ def sums_otherwise(node: fx.Node, data: set[fx.Node]) -> str:
         data: the nodes that carry values of the input.
     """
     sources = [source for source in node.all_input_nodes if source in data]
-    of_several = any(is_concatenation(source) or _calls(source, _STACKS) for source in sources)
+    of_several = any(is_concatenation(source) or is_stack(source) for source in sources)
     adds = _calls(node, _OTHER_SUMS) and len(sources) > 1
     if not adds and not (_calls(node, _REDUCTIONS) and of_several):
         return ""

@@ -48,7 +48,6 @@ _REVERSED = spellings("rsub") | {torch.Tensor.__rsub__, "__rsub__"}
 _LERPS = spellings("lerp")
 _ADDCMULS = spellings("addcmul")
 _SUMS, _MEANS = spellings("sum"), spellings("mean")
-_STACKS = spellings("stack")
 
 
 def unify_sums(graph: fx.Graph, data: set[fx.Node]) -> list[Fused]:
@@ -187,7 +186,7 @@ def _stacked(graph: fx.Graph, node: fx.Node, data: set[fx.Node]) -> None:
     """``stack([x, y, ...], d).sum(d)`` as ``x + y + ...``, and ``mean(d)`` as that over their number."""
     given = _operands(node, "x", "dim")
     stack = given.get("x")
-    if not isinstance(stack, fx.Node) or operations.target_of(stack) not in _STACKS or len(stack.users) != 1:
+    if not isinstance(stack, fx.Node) or not operations.is_stack(stack) or len(stack.users) != 1:
         return
     parts = _operands(stack, "tensors", "dim")
     terms, along = parts.get("tensors", ()), given.get("dim")
